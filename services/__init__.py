@@ -1,0 +1,1 @@
+"""The benchmark fleet: compile once, measure on one GPU, draw the figures."""

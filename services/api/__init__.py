@@ -1,0 +1,1 @@
+"""REST in front of the queue and the store."""

@@ -1,0 +1,1 @@
+"""Turns kernel specs into cubins in the store."""

@@ -1,0 +1,151 @@
+"""What crosses a wire: values that compare by content."""
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Parameter = int | bool | str
+Hex = Field(pattern=r"^[0-9a-f]{64}$")
+Mode = Literal["measured", "recorded"]
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 of the bytes, 64 lower-case hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+class Data(BaseModel):
+    """Immutable data that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def canonical(self) -> str:
+        """JSON with sorted names and no spaces: equal messages are equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+class Message(Data):
+    """Data that is named by its content."""
+
+    def key(self) -> str:
+        """SHA-256 of the canonical text, 64 hex digits."""
+        return digest(self.canonical().encode())
+
+
+class Workload(Message):
+    """One matrix product: a [m, k] in a_dtype times a quantised weight [k, n] in b_dtype."""
+
+    a_dtype: str = "float16"
+    b_dtype: str
+    group_size: int
+    zeros: bool
+    m: int
+    n: int
+    k: int
+
+
+class Cell(Message):
+    """One bar of a figure: a workload on an executor."""
+
+    figure: int
+    executor: str
+    workload: Workload
+
+
+class KernelSpec(Message):
+    """What a compile worker builds: a library kernel by name, its parameters, a target."""
+
+    executor: str = Field(max_length=64)
+    kernel: str = Field(max_length=64)
+    parameters: dict[str, Parameter] = Field(max_length=64)
+    arch: str = Field(pattern=r"^sm_\d{2,3}a?$")
+
+
+class Manifest(Data):
+    """What the store knows of one key: the spec, the files with their digests, the facts."""
+
+    version: int = 1
+    key: str = Hex
+    spec: KernelSpec
+    files: dict[str, str] = {}
+    facts: dict[str, Parameter | float] = {}
+    versions: dict[str, str] = {}
+    seconds: float = 0.0
+    built_by: str = ""
+    built_at: str = ""
+
+
+class RunRequest(Message):
+    """A figure to make; None stands for everything that the figure has.
+
+    The same request is the same run, except that a `fresh` one repeats its measurements.
+    """
+
+    figure: int
+    mode: Mode
+    arch: str = Field(default="sm_90", pattern=r"^sm_\d{2,3}a?$")
+    gpu: str = Field(default="", pattern=r"^[a-z0-9-]*$", max_length=64)
+    uuid: str = Field(default="", pattern=r"^[A-Za-z0-9-]*$", max_length=64)
+    executors: tuple[str, ...] | None = None
+    dtypes: tuple[str, ...] | None = None
+    group_size: int | None = None
+    fresh: str = Field(default="", pattern=r"^[A-Za-z0-9-]*$", max_length=64)
+
+
+TaskKind = Literal["compile", "check", "measure"]
+TaskState = Literal["stored", "waiting", "running", "done", "failed", "cancelled"]
+
+
+class Task(Data):
+    """One piece of a run: `id` is the queue's job, `key` names the result that it leaves."""
+
+    kind: TaskKind
+    id: str
+    key: str
+    title: str
+    state: TaskState = "waiting"
+    reason: str | None = None
+
+
+class RunState(Data):
+    """Where a run stands: counts by kind and state, the failures, what the checks found."""
+
+    id: str
+    request: RunRequest
+    finished: bool
+    counts: dict[TaskKind, dict[TaskState, int]]
+    failures: tuple[Task, ...] = ()
+    absent: int = 0
+    largest_error: float | None = None
+    check_seconds: float = 0.0
+    figures: tuple[str, ...] = ()
+
+
+class JobState(Data):
+    """Where one job of the queue stands."""
+
+    id: str
+    function: str
+    status: str
+    position: int | None = None
+    reason: str | None = None
+
+
+class KernelState(Data):
+    """Where one kernel stands: its manifest once it is in the store."""
+
+    key: str
+    status: Literal["stored", "waiting", "running", "failed"]
+    reason: str | None = None
+    manifest: Manifest | None = None
+
+
+class Problem(Data):
+    """An error as RFC 9457 has it."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str

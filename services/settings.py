@@ -1,0 +1,53 @@
+"""The fleet's configuration: one table, read once; everything else takes arguments."""
+
+import os
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).parent.parent
+SECRETS = Path("/run/secrets")
+
+
+class Settings(BaseSettings):
+    """Every knob, its environment variable (TILUS_ + name) and what it does."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TILUS_",
+        frozen=True,
+        populate_by_name=True,
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+    )
+
+    redis_url: str = Field(
+        default="",
+        validation_alias=AliasChoices("REDIS_URL", "TILUS_REDIS_URL"),
+        description="the queue; empty: the driver starts a private one",
+    )
+    redis_password: SecretStr = Field(
+        default=SecretStr(""), description="the queue's password, apart from its address"
+    )
+    state: Path = Field(default=ROOT / ".state", description="runs, logs, locks, the queue's log")
+    store: Path = Field(default=ROOT / "cache", description="compiled kernels, by content")
+    results: Path = Field(default=ROOT / "results", description="records and figures")
+    recorded: Path = Field(
+        default=ROOT / "results" / "recorded", description="records that came with the project"
+    )
+    compilers: int = Field(
+        default=len(os.sched_getaffinity(0)), ge=1, description="compile workers, local mode"
+    )
+    job_seconds: int = Field(default=300, ge=1, description="limit of one compile or check")
+    measure_seconds: int = Field(default=600, ge=1, description="limit of one measurement")
+    queue_limit: int = Field(default=10_000, ge=1, description="jobs waiting before 429")
+    body_limit: int = Field(default=1 << 20, ge=1, description="bytes of a request before 413")
+    api_port: int = Field(default=0, ge=0, le=65535, description="0: any free port")
+    token: SecretStr = Field(
+        default=SecretStr(""), description="bearer token that writing needs; empty: loopback only"
+    )
+    commit: str = Field(default="", description="this tree's commit, where it has no .git")
+
+
+def load() -> Settings:
+    """The settings of this process, from its environment and /run/secrets."""
+    return Settings()
