@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 Parameter = int | bool | str
-Hex = Field(pattern=r"^[0-9a-f]{64}$")
+Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Arch = Annotated[str, Field(pattern=r"^sm_\d{2,3}a?$")]
 Mode = Literal["measured", "recorded"]
 
 
@@ -60,14 +61,14 @@ class KernelSpec(Message):
     executor: str = Field(max_length=64)
     kernel: str = Field(max_length=64)
     parameters: dict[str, Parameter] = Field(max_length=64)
-    arch: str = Field(pattern=r"^sm_\d{2,3}a?$")
+    arch: Arch
 
 
 class Manifest(Data):
     """What the store knows of one key: the spec, the files with their digests, the facts."""
 
     version: int = 1
-    key: str = Hex
+    key: Key
     spec: KernelSpec
     files: dict[str, str] = {}
     facts: dict[str, Parameter | float] = {}
@@ -85,7 +86,7 @@ class RunRequest(Message):
 
     figure: int
     mode: Mode
-    arch: str = Field(default="sm_90", pattern=r"^sm_\d{2,3}a?$")
+    arch: Arch = "sm_90"
     gpu: str = Field(default="", pattern=r"^[a-z0-9-]*$", max_length=64)
     uuid: str = Field(default="", pattern=r"^[A-Za-z0-9-]*$", max_length=64)
     executors: tuple[str, ...] | None = None
@@ -94,19 +95,67 @@ class RunRequest(Message):
     fresh: str = Field(default="", pattern=r"^[A-Za-z0-9-]*$", max_length=64)
 
 
-TaskKind = Literal["compile", "check", "measure"]
+class Measurement(Message):
+    """What a runner measures: one cell, with the kernels to choose from and their keys.
+
+    `fresh` differs for every run that wants new numbers, and is empty otherwise.
+    """
+
+    cell: Cell
+    specs: tuple[KernelSpec, ...] = ()
+    keys: tuple[str, ...] = ()
+    gpu: str
+    uuid: str
+    fresh: str = ""
+
+
+class Drawing(Message):
+    """What a plotter draws: a figure from the records of one GPU, by its folder name."""
+
+    figure: int
+    gpu: str
+    mode: Mode
+    executors: tuple[str, ...] | None = None
+    dtypes: tuple[str, ...] | None = None
+    group_size: int | None = None
+
+
+TaskKind = Literal["compile", "check", "measure", "draw"]
 TaskState = Literal["stored", "waiting", "running", "done", "failed", "cancelled"]
 
 
 class Task(Data):
-    """One piece of a run: `id` is the queue's job, `key` names the result that it leaves."""
+    """One piece of a run: `id` is the queue's job, `key` names the result that it leaves.
+
+    `message` is the job's argument, `after` the jobs that it waits for; `stored` says that the
+    result was there before the run began.
+    """
 
     kind: TaskKind
     id: str
     key: str
     title: str
-    state: TaskState = "waiting"
-    reason: str | None = None
+    message: dict[str, JsonValue]
+    after: tuple[str, ...] = ()
+    stored: bool = False
+
+
+class Plan(Data):
+    """A run written down: its tasks in order, and how many cells nothing is known of."""
+
+    id: str
+    request: RunRequest
+    created_at: AwareDatetime
+    tasks: tuple[Task, ...]
+    absent: int = 0
+
+
+class Failure(Data):
+    """A task that failed, and the sentence that says why."""
+
+    kind: TaskKind
+    title: str
+    reason: str
 
 
 class RunState(Data):
@@ -116,11 +165,18 @@ class RunState(Data):
     request: RunRequest
     finished: bool
     counts: dict[TaskKind, dict[TaskState, int]]
-    failures: tuple[Task, ...] = ()
+    failures: tuple[Failure, ...] = ()
     absent: int = 0
     largest_error: float | None = None
     check_seconds: float = 0.0
     figures: tuple[str, ...] = ()
+
+
+class JobRequest(Message):
+    """One piece of work for a compile worker."""
+
+    kind: Literal["compile", "check"]
+    spec: KernelSpec
 
 
 class JobState(Data):

@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).parent.parent
 SECRETS = Path("/run/secrets")
+WITHHELD = frozenset({"HF_TOKEN"})
 
 
 class Settings(BaseSettings):
@@ -51,3 +52,13 @@ class Settings(BaseSettings):
 def load() -> Settings:
     """The settings of this process, from its environment and /run/secrets."""
     return Settings()
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment for a child process that shall have these settings, without HF_TOKEN."""
+    inherited = {name: value for name, value in os.environ.items() if name not in WITHHELD}
+    given = {
+        f"TILUS_{name.upper()}": str(getattr(settings, name))
+        for name in ("state", "store", "results", "recorded", "job_seconds", "measure_seconds")
+    }
+    return inherited | given | {"REDIS_URL": settings.redis_url, "TILUS_COMMIT": settings.commit}

@@ -70,7 +70,7 @@ class Store:
             raise Damaged(f"{name} of {manifest.key[:12]} was damaged: compile it again")
         return content
 
-    def keys(self) -> Iterator[str]:
+    def every_key(self) -> Iterator[str]:
         """Every key that has a manifest, whole or not, in order."""
         return iter(sorted(path.name for path in (self.root / "ac").iterdir()))
 
@@ -93,13 +93,11 @@ class Store:
             expected, _, text = path.read_bytes().partition(b"\n")
         except FileNotFoundError:
             return None
-        if digest(text).encode() != expected:
-            return self._quarantine(path)
-        try:
-            manifest = Manifest.model_validate_json(text)
-        except ValidationError:
-            return self._quarantine(path)
-        return manifest if manifest.key == key else self._quarantine(path)
+        manifest = _parse(text) if digest(text).encode() == expected else None
+        if manifest is None or manifest.key != key:
+            self._quarantine(path)
+            return None
+        return manifest
 
     def _put_bytes(self, content: bytes) -> str:
         name = digest(content)
@@ -132,6 +130,11 @@ class Store:
         return self.root / "cas" / _checked(name)
 
 
+def check_key(kernel_key: str) -> str:
+    """The name under which a store keeps what the CPU check of a kernel found."""
+    return digest(f"check {kernel_key}".encode())
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file so that readers see the old bytes or the new ones, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +145,13 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     Path(temporary).replace(path)
     _sync_folder(path.parent)
+
+
+def _parse(text: bytes) -> Manifest | None:
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError:
+        return None
 
 
 def _checked(key: str) -> str:

@@ -1,0 +1,129 @@
+"""REST in front of the fleet: routes translate, jobs work. Equal requests are one thing."""
+
+import asyncio
+import hmac
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from redis.exceptions import RedisError
+from rq import Worker
+from starlette.middleware.base import BaseHTTPMiddleware
+
+from services import runs
+from services.api import jobs, kernels, problems
+from services.api import runs as run_routes
+from services.api.problems import problem
+from services.queue import COMPILE, FleetQueue
+from services.records import Record, load
+from services.runs import Fleet
+
+RESUME_SECONDS = 10.0
+FREE_BYTES = 1 << 28
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+Next = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(fleet: Fleet) -> FastAPI:
+    """The whole API over one fleet."""
+    watched: set[str] = set()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(_resume_for_ever(fleet, watched))
+        yield
+        task.cancel()
+
+    app = FastAPI(title="tilus fleet", version="1", lifespan=lifespan)
+    problems.install(app)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=_bounds(fleet))
+    app.include_router(kernels.router(fleet))
+    app.include_router(jobs.router(fleet))
+    app.include_router(run_routes.router(fleet, watched))
+
+    @app.get("/v1/results", tags=["results"])
+    def results(figure: Annotated[int, Query(ge=1, le=99)], gpu: str | None = None) -> list[Record]:
+        paths = sorted(
+            path
+            for root in (fleet.settings.recorded, fleet.settings.results)
+            for path in root.glob(f"*/figure{figure}.jsonl")
+            if gpu is None or path.parent.name == gpu
+        )
+        return [record for path in paths for record in load(path)]
+
+    @app.get("/healthz", tags=["health"])
+    def healthy() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["health"])
+    def ready() -> dict[str, int]:
+        return _ready(fleet)
+
+    return app
+
+
+def _ready(fleet: Fleet) -> dict[str, int]:
+    try:
+        fleet.connection.ping()
+        workers = Worker.count(queue=FleetQueue(COMPILE, fleet.connection))
+    except RedisError as error:
+        raise HTTPException(503, f"the queue does not answer: {error}") from None
+    free = shutil.disk_usage(fleet.store.root).free
+    if free < FREE_BYTES:
+        raise HTTPException(503, f"the store has {free >> 20} MiB left: make room")
+    return {"compilers": workers, "free_mib": free >> 20}
+
+
+def _bounds(fleet: Fleet) -> Callable[[Request, Next], Awaitable[Response]]:
+    settings = fleet.settings
+    token = settings.token.get_secret_value()
+
+    async def dispatch(request: Request, call_next: Next) -> Response:
+        if request.method in READING:
+            return await call_next(request)
+        if token and not _bears(request, token):
+            return problem(401, "writing needs a token", {"WWW-Authenticate": "Bearer"})
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or "transfer-encoding" in request.headers:
+            return problem(411, "send the body with its length")
+        if int(length) > settings.body_limit:
+            return problem(413, f"the body may have {settings.body_limit} bytes, not {length}")
+        waiting = await asyncio.to_thread(_waiting, fleet)
+        if request.method == "POST" and waiting >= settings.queue_limit:
+            return problem(429, f"{waiting} jobs are waiting: try later", {"Retry-After": "10"})
+        return await call_next(request)
+
+    return dispatch
+
+
+def _waiting(fleet: Fleet) -> int:
+    try:
+        return FleetQueue(COMPILE, fleet.connection).count
+    except RedisError:
+        return 0
+
+
+def _bears(request: Request, token: str) -> bool:
+    given = request.headers.get("authorization", "")
+    return hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+
+
+async def _resume_for_ever(fleet: Fleet, watched: set[str]) -> None:
+    while True:
+        await asyncio.sleep(RESUME_SECONDS)
+        for identity in sorted(watched):
+            await asyncio.to_thread(_resume, identity, fleet, watched)
+
+
+def _resume(identity: str, fleet: Fleet, watched: set[str]) -> None:
+    try:
+        plan = runs.find(identity, fleet.settings)
+        if plan is None or runs.state(plan, fleet).finished:
+            watched.discard(identity)
+        else:
+            runs.resume(plan, fleet)
+    except RedisError:
+        return

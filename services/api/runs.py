@@ -1,0 +1,81 @@
+"""/v1/runs: figures in the making, and the figures."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, HTTPException, Response
+from fastapi.responses import FileResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from services import runs
+from services.messages import Plan, RunRequest, RunState
+from services.runs import FORMATS, Fleet
+
+POLL_SECONDS = 0.5
+MEDIA = {
+    "pdf": "application/pdf",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "csv": "text/csv",
+}
+
+
+def router(fleet: Fleet, watched: set[str]) -> APIRouter:
+    """The routes under /v1/runs; ids of runs that somebody follows are added to `watched`."""
+    routes = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+    def found(identity: str) -> Plan:
+        plan = runs.find(identity, fleet.settings) if identity.isalnum() else None
+        if plan is None:
+            raise HTTPException(404, f"there is no run {identity}: POST one to /v1/runs")
+        watched.add(plan.id)
+        return plan
+
+    @routes.post("", status_code=202)
+    def begin(request: RunRequest, response: Response) -> RunState:
+        plan = runs.plan(request, fleet)
+        runs.start(plan, fleet)
+        watched.add(plan.id)
+        response.headers["Location"] = f"/v1/runs/{plan.id}"
+        response.headers["Retry-After"] = "1"
+        return runs.state(plan, fleet)
+
+    @routes.get("")
+    def every() -> list[RunState]:
+        return [runs.state(plan, fleet) for plan in runs.every(fleet.settings)]
+
+    @routes.get("/{identity}")
+    def one(identity: str) -> RunState:
+        return runs.state(found(identity), fleet)
+
+    @routes.delete("/{identity}")
+    def cancel(identity: str) -> RunState:
+        plan = found(identity)
+        watched.discard(plan.id)
+        runs.cancel(plan, fleet)
+        return runs.state(plan, fleet)
+
+    @routes.get("/{identity}/events", response_class=EventSourceResponse)
+    async def events(identity: str) -> AsyncIterator[ServerSentEvent]:
+        plan = await asyncio.to_thread(found, identity)
+        last = None
+        while last is None or not last.finished:
+            now = await asyncio.to_thread(runs.state, plan, fleet)
+            if now != last:
+                yield ServerSentEvent(event="state", data=now.model_dump(mode="json"))
+            last = now
+            await asyncio.sleep(POLL_SECONDS)
+
+    @routes.get("/{identity}/figures/{number}.{kind}")
+    def figure(identity: str, number: int, kind: str) -> FileResponse:
+        plan = found(identity)
+        if number != plan.request.figure or kind not in FORMATS:
+            raise HTTPException(
+                404, f"this run has figure {plan.request.figure} as {', '.join(FORMATS)}"
+            )
+        path = fleet.settings.results / f"figure{number}.{kind}"
+        if not path.exists():
+            raise HTTPException(404, f"figure {number} is not drawn yet: see /v1/runs/{identity}")
+        return FileResponse(path, media_type=MEDIA[kind], filename=path.name)
+
+    return routes

@@ -1,0 +1,16 @@
+"""One compile worker: `python -m services.compiler`."""
+
+from services.compiler import jobs
+from services.queue import COMPILE, serve
+from services.settings import load
+
+
+def main() -> None:
+    """Serve the compile queue; the forked children find everything already imported."""
+    settings = load()
+    assert jobs.build.__module__ == "services.compiler.jobs"
+    serve(COMPILE, settings.redis_url, settings.redis_password.get_secret_value())
+
+
+if __name__ == "__main__":
+    main()

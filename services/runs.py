@@ -1,0 +1,481 @@
+"""A run: a figure as tasks, each of which leaves a result under a key.
+
+A run is worked out anew from what is on disk each time it is asked for: what the store and the
+records already hold is not queued again, whatever was killed in between. Redis only carries what is
+on its way.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from redis import Redis
+from rq.job import JobStatus
+
+import tilus
+from services.executors.base import Executor
+from services.experiments import BASELINE, FIGURES
+from services.messages import (
+    Cell,
+    Drawing,
+    Failure,
+    KernelSpec,
+    Measurement,
+    Plan,
+    RunRequest,
+    RunState,
+    Task,
+    TaskKind,
+    TaskState,
+)
+from services.queue import (
+    COMPILE,
+    DRAW,
+    LIVE,
+    FleetJob,
+    FleetQueue,
+    Function,
+    fetch,
+    measure_queue,
+    reason,
+    submit,
+)
+from services.records import Record, finished, load, newest, record_path
+from services.settings import Settings
+from services.store import Store, check_key, write_atomic
+
+CHECKED = "tilus"
+RECORDED_ON = "nvidia-h100-80gb-hbm3"
+FORMATS = ("pdf", "png", "svg", "csv")
+FUNCTION: dict[TaskKind, Function] = {
+    "compile": "services.compiler.jobs.build",
+    "check": "services.compiler.jobs.check",
+    "measure": "services.runner.jobs.measure",
+    "draw": "services.plotter.jobs.draw",
+}
+STATES: dict[JobStatus, TaskState] = {
+    JobStatus.FINISHED: "done",
+    JobStatus.FAILED: "failed",
+    JobStatus.STARTED: "running",
+    JobStatus.CANCELED: "cancelled",
+    JobStatus.STOPPED: "cancelled",
+}
+
+
+class BadRequest(ValueError):
+    """A run that cannot be: says what was asked, what there is, what to do."""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What a run is worked out from: the knobs, the artifacts, the queue, the executors."""
+
+    settings: Settings
+    store: Store
+    connection: Redis
+    executors: Mapping[str, Executor]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where one task stands."""
+
+    state: TaskState
+    reason: str | None = None
+    relative_error: float | None = None
+    seconds: float = 0.0
+
+
+def selected(request: RunRequest | Drawing) -> tuple[Cell, ...]:
+    """The cells that a request asks for, always with the baseline; BadRequest if there are none."""
+    if request.figure not in FIGURES:
+        raise BadRequest(f"there is no figure {request.figure} yet: choose {_listed(FIGURES)}")
+    cells = FIGURES[request.figure].cells
+    known = {cell.executor for cell in cells}
+    executors = known if request.executors is None else set(request.executors)
+    if not executors <= known:
+        raise BadRequest(
+            f"figure {request.figure} has no executor {_listed(executors - known)}: "
+            f"choose from {_listed(known)}"
+        )
+    dtypes = _dtypes(request, {cell.workload.b_dtype for cell in cells})
+    return tuple(
+        _regrouped(cell, request.group_size)
+        for cell in cells
+        if cell.executor == BASELINE
+        or (cell.executor in executors and cell.workload.b_dtype in dtypes)
+    )
+
+
+def recorded_gpus(root: Path, figure: int) -> list[str]:
+    """The folder names of the GPUs that have records of a figure, the reference GPU first."""
+    found = [path.parent.name for path in root.glob(f"*/figure{figure}.jsonl")]
+    return sorted(found, key=lambda name: (name != RECORDED_ON, name))
+
+
+def plan(request: RunRequest, fleet: Fleet, now: datetime | None = None) -> Plan:
+    """The tasks of a run, those marked whose results are there; BadRequest if it cannot be."""
+    cells = selected(request)
+    created_at = now or datetime.now(UTC)
+    match request.mode:
+        case "recorded":
+            gpus = recorded_gpus(fleet.settings.recorded, request.figure)
+            gpu = request.gpu or (gpus or [RECORDED_ON])[0]
+            work, absent = _recorded(request, gpu, cells, fleet)
+        case "measured":
+            gpu = request.gpu
+            if not gpu:
+                raise BadRequest("a measured run needs the name of its GPU")
+            work, absent = _measured(request, cells, fleet)
+    waits = tuple(task.id for task in work if not task.stored and task.kind != "compile")
+    return Plan(
+        id=request.key()[:16],
+        request=request,
+        created_at=created_at,
+        tasks=(*work, _drawing(request, gpu, waits)),
+        absent=absent,
+    )
+
+
+def start(plan: Plan, fleet: Fleet) -> None:
+    """Write the run down, then queue every task whose result is not there, each once."""
+    write_atomic(_path(plan.id, fleet.settings), plan.model_dump_json().encode())
+    for task in plan.tasks:
+        if not task.stored:
+            queue_task(task, plan.request.gpu, fleet)
+
+
+def resume(plan: Plan, fleet: Fleet) -> None:
+    """Queue again what got lost on its way: tasks with no result and no job that will run."""
+    jobs = dict(zip(_ids(plan), fetch(fleet.connection, _ids(plan)), strict=True))
+    for task, found in _findings(plan, fleet):
+        if found.state == "waiting" and _is_lost(task, jobs):
+            queue_task(task, plan.request.gpu, fleet)
+
+
+def cancel(plan: Plan, fleet: Fleet) -> None:
+    """Take the run's waiting jobs out of the queue; what runs is finished."""
+    for job in fetch(fleet.connection, _ids(plan)):
+        if job is not None and job.get_status() in LIVE - {JobStatus.STARTED}:
+            job.cancel()
+
+
+def find(identity: str, settings: Settings) -> Plan | None:
+    """The run of that id, None if there is none."""
+    path = _path(identity, settings)
+    return Plan.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def every(settings: Settings) -> list[Plan]:
+    """All runs that were ever started here, oldest first."""
+    paths = sorted((settings.state / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return [Plan.model_validate_json(path.read_bytes()) for path in paths]
+
+
+def state(plan: Plan, fleet: Fleet) -> RunState:
+    """Where a run stands now."""
+    findings = _findings(plan, fleet)
+    counts: dict[TaskKind, dict[TaskState, int]] = {}
+    for (kind, found), number in Counter((t.kind, f.state) for t, f in findings).items():
+        counts.setdefault(kind, {})[found] = number
+    errors = [f.relative_error for _, f in findings if f.relative_error is not None]
+    figures = fleet.settings.results
+    return RunState(
+        id=plan.id,
+        request=plan.request,
+        finished=all(f.state not in ("waiting", "running") for _, f in findings),
+        counts=counts,
+        failures=tuple(
+            Failure(kind=t.kind, title=t.title, reason=f.reason or "no reason was given")
+            for t, f in findings
+            if f.state == "failed"
+        ),
+        absent=plan.absent,
+        largest_error=max(errors, default=None),
+        check_seconds=sum(f.seconds for _, f in findings),
+        figures=tuple(
+            name
+            for name in (f"figure{plan.request.figure}.{kind}" for kind in FORMATS)
+            if (figures / name).exists()
+        ),
+    )
+
+
+def compile_task(key: str, spec: KernelSpec, store: Store) -> Task:
+    """The compilation of a spec whose key is known."""
+    return Task(
+        kind="compile",
+        id=f"compile-{key}",
+        key=key,
+        title=_title(spec),
+        message=spec.model_dump(mode="json"),
+        stored=store.get_manifest(key) is not None,
+    )
+
+
+def check_task(kernel_key: str, spec: KernelSpec, store: Store) -> Task:
+    """The CPU check of a spec whose key is known."""
+    key = check_key(kernel_key)
+    return Task(
+        kind="check",
+        id=f"check-{key}",
+        key=key,
+        title=_title(spec),
+        message=spec.model_dump(mode="json"),
+        stored=store.get_manifest(key) is not None,
+    )
+
+
+def queue_task(task: Task, gpu: str, fleet: Fleet) -> None:
+    """Queue a task, once, where its kind of worker listens; `gpu` is the one to measure on."""
+    settings = fleet.settings
+    name = {"measure": measure_queue(gpu), "draw": DRAW}.get(task.kind, COMPILE)
+    submit(
+        FleetQueue(name, fleet.connection),
+        FUNCTION[task.kind],
+        task.message,
+        task.id,
+        title=task.title,
+        seconds=settings.measure_seconds if task.kind == "measure" else settings.job_seconds,
+        after=task.after,
+    )
+
+
+def _ids(plan: Plan) -> list[str]:
+    return [task.id for task in plan.tasks]
+
+
+def _is_lost(task: Task, jobs: Mapping[str, FleetJob | None]) -> bool:
+    job = jobs[task.id]
+    if job is None:
+        return True
+    if job.get_status(refresh=False) is not JobStatus.DEFERRED or any(
+        map(_is_live, _after(task, jobs))
+    ):
+        return False
+    # what it waits for is over, and whoever should have told it was killed
+    job.delete()
+    return True
+
+
+def _after(task: Task, jobs: Mapping[str, FleetJob | None]) -> list[FleetJob | None]:
+    return [jobs[identity] for identity in task.after]
+
+
+def _is_live(job: FleetJob | None) -> bool:
+    return job is not None and job.get_status(refresh=False) in LIVE
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(str(name) for name in sorted(names, key=str))
+
+
+def _dtypes(request: RunRequest | Drawing, known: set[str]) -> set[str]:
+    if request.dtypes is None:
+        return known
+    try:
+        asked = {tilus.dtype(name).name for name in request.dtypes}
+    except tilus.TilusError as error:
+        raise BadRequest(str(error)) from None
+    if not asked <= known:
+        raise BadRequest(
+            f"figure {request.figure} has no {_listed(asked - known)}: choose from {_listed(known)}"
+        )
+    return asked
+
+
+def _regrouped(cell: Cell, group_size: int | None) -> Cell:
+    workload = cell.workload
+    if group_size is None or not workload.b_dtype.startswith(("uint", "int")):
+        return cell
+    if group_size != -1 and (group_size < 1 or workload.k % group_size):
+        raise BadRequest(
+            f"a group size of {group_size} does not divide k = {workload.k}: "
+            "take a divisor of it, or -1 for one group"
+        )
+    return cell.model_copy(
+        update={"workload": workload.model_copy(update={"group_size": group_size})}
+    )
+
+
+def _recorded(
+    request: RunRequest, gpu: str, cells: Iterable[Cell], fleet: Fleet
+) -> tuple[list[Task], int]:
+    records = newest(load(record_path(fleet.settings.recorded, gpu, request.figure)))
+    specs: dict[str, KernelSpec] = {}
+    absent = 0
+    for cell in cells:
+        record = records.get(cell)
+        absent += record is None
+        if cell.executor == CHECKED and CHECKED in fleet.executors:
+            spec = _recorded_spec(cell, record, request.arch, fleet.executors[CHECKED])
+            if spec is not None:
+                specs[fleet.executors[CHECKED].key(spec)] = spec
+    compiles = [compile_task(key, spec, fleet.store) for key, spec in specs.items()]
+    checks = [check_task(key, spec, fleet.store) for key, spec in specs.items()]
+    return compiles + checks, absent
+
+
+def _recorded_spec(
+    cell: Cell, record: Record | None, arch: str, executor: Executor
+) -> KernelSpec | None:
+    """The kernel that was measured; where nothing was, the one that would be tried first."""
+    if record is not None and record.kernel_spec is not None:
+        return record.kernel_spec
+    if executor.refusal(cell.workload) is not None:
+        return None
+    return executor.candidates(cell.workload, arch)[0]
+
+
+def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> tuple[list[Task], int]:
+    records = load(record_path(fleet.settings.results, request.gpu, request.figure))
+    compiles: dict[str, Task] = {}
+    measures: list[Task] = []
+    absent = 0
+    for cell in cells:
+        executor = fleet.executors.get(cell.executor)
+        if executor is None or executor.refusal(cell.workload) is not None:
+            absent += 1
+            continue
+        specs = executor.candidates(cell.workload, request.arch)
+        keys = [executor.key(spec) for spec in specs]
+        done = None if request.fresh else finished(records, cell, keys, request.uuid)
+        for key, spec in zip(keys, specs, strict=True):
+            if done is None and key not in compiles:
+                compiles[key] = compile_task(key, spec, fleet.store)
+        missing = tuple(compiles[k].id for k in keys if done is None and not compiles[k].stored)
+        measures.append(_measure(request, cell, specs, keys, missing, stored=done is not None))
+    return [*compiles.values(), *measures], absent
+
+
+def _title(spec: KernelSpec) -> str:
+    named = " ".join(f"{name}={value}" for name, value in spec.parameters.items())
+    return f"{spec.executor} {spec.kernel} {named} {spec.arch}"
+
+
+def _measure(
+    request: RunRequest,
+    cell: Cell,
+    specs: list[KernelSpec],
+    keys: list[str],
+    after: tuple[str, ...],
+    *,
+    stored: bool,
+) -> Task:
+    measurement = Measurement(
+        cell=cell,
+        specs=tuple(specs),
+        keys=tuple(keys),
+        gpu=request.gpu,
+        uuid=request.uuid,
+        fresh=request.fresh,
+    )
+    key = measurement.key()
+    shape = cell.workload
+    return Task(
+        kind="measure",
+        id=f"measure-{key}",
+        key=key,
+        title=f"{cell.executor} {shape.b_dtype} m={shape.m} k={shape.k} n={shape.n}",
+        message=measurement.model_dump(mode="json"),
+        after=after,
+        stored=stored,
+    )
+
+
+def _drawing(request: RunRequest, gpu: str, after: tuple[str, ...]) -> Task:
+    drawing = Drawing(
+        figure=request.figure,
+        gpu=gpu,
+        mode=request.mode,
+        executors=request.executors,
+        dtypes=request.dtypes,
+        group_size=request.group_size,
+    )
+    key = drawing.key()
+    return Task(
+        kind="draw",
+        id=f"draw-{key}",
+        key=key,
+        title=f"figure {request.figure}",
+        message=drawing.model_dump(mode="json"),
+        after=after,
+    )
+
+
+def _findings(plan: Plan, fleet: Fleet) -> list[tuple[Task, Finding]]:
+    jobs = fetch(fleet.connection, _ids(plan))
+    records: dict[Cell, Record] = {}
+    if plan.request.mode == "measured":
+        path = record_path(fleet.settings.results, plan.request.gpu, plan.request.figure)
+        records = newest(load(path))
+    return [
+        (task, _found(task, job, plan, fleet, records))
+        for task, job in zip(plan.tasks, jobs, strict=True)
+    ]
+
+
+def _found(
+    task: Task, job: FleetJob | None, plan: Plan, fleet: Fleet, records: Mapping[Cell, Record]
+) -> Finding:
+    standing = "waiting" if job is None else STATES.get(job.get_status(refresh=False), "waiting")
+    if standing == "failed" and job is not None:
+        return Finding("failed", reason(job))
+    match task.kind:
+        case "compile":
+            return _compiled(task, standing, job, fleet.store)
+        case "check":
+            return _checked(task, standing, fleet.store)
+        case "measure":
+            return _timed(task, standing, plan, records)
+        case "draw":
+            return _drawn(standing, job, plan, fleet.settings.results)
+
+
+def _compiled(task: Task, standing: TaskState, job: FleetJob | None, store: Store) -> Finding:
+    if task.stored:
+        return Finding("stored")
+    if job is None and store.get_manifest(task.key) is not None:
+        return Finding("done")
+    return Finding(standing)
+
+
+def _checked(task: Task, standing: TaskState, store: Store) -> Finding:
+    if standing == "running":
+        return Finding("running")
+    manifest = store.get_manifest(task.key)
+    if manifest is None:
+        return Finding("waiting" if standing == "done" else standing)
+    return Finding(
+        "stored" if task.stored else "done",
+        relative_error=float(manifest.facts["relative_error"]),
+        seconds=manifest.seconds,
+    )
+
+
+def _drawn(standing: TaskState, job: FleetJob | None, plan: Plan, results: Path) -> Finding:
+    picture = results / f"figure{plan.request.figure}.svg"
+    if job is None and picture.exists() and picture.stat().st_mtime > plan.created_at.timestamp():
+        return Finding("done")
+    return Finding(standing)
+
+
+def _timed(task: Task, standing: TaskState, plan: Plan, records: Mapping[Cell, Record]) -> Finding:
+    if standing == "running":
+        return Finding("running")
+    measurement = Measurement.model_validate(task.message)
+    record = records.get(measurement.cell)
+    if record is None or record.gpu.uuid != measurement.uuid:
+        return Finding(standing)
+    if not task.stored and record.measured_at < plan.created_at.replace(microsecond=0):
+        return Finding(standing)
+    if record.status != "ok":
+        return Finding("failed", f"{record.status}: {record.reason}")
+    error = record.relative_error if record.executor == CHECKED else None
+    return Finding("stored" if task.stored else "done", relative_error=error)
+
+
+def _path(identity: str, settings: Settings) -> Path:
+    return settings.state / "runs" / f"{identity}.json"
