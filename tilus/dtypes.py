@@ -207,11 +207,11 @@ class DType:
     def _float_meaning(self, codes: Codes) -> npt.NDArray[np.float64]:
         if self.exponent == 8:
             # the leading bits of a float32
-            bits = codes.astype(np.uint32) >> self._unused << (self._unused + 32 - self.bits)
-            return _widened(bits.view(np.float32))
+            upper = codes.astype(np.uint32) >> self._unused << (self._unused + 32 - self.bits)
+            return _widened(upper.astype(np.uint32).view(np.float32))
         if self == f16:
             return _widened(codes.view(np.float16))
-        wide = codes.astype(np.int64) >> self._unused
+        wide = codes.astype(np.int64)
         fraction = wide & ((1 << self.mantissa) - 1)
         top = (1 << self.exponent) - 1
         exponent = (wide >> self.mantissa) & top
