@@ -1,0 +1,233 @@
+"""The driver: asks for figures, starts what that needs, follows it, says what came out."""
+
+import json
+import shutil
+import sys
+import time
+import webbrowser
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+from rich.console import Console
+
+from services import runs
+from services.driver import compose
+from services.driver.options import Mode, Options, parse
+from services.driver.processes import CannotStart, Household, local_fleet, locked
+from services.driver.progress import display
+from services.experiments import FIGURES
+from services.gpu import Device, devices
+from services.messages import Failure, RunRequest, RunState
+from services.records import gpu_folder
+from services.revision import revision
+from services.runs import BadRequest
+from services.settings import Settings, load
+
+OK, FAILED, USAGE, ENVIRONMENT = 0, 1, 2, 3
+POLL_SECONDS = 0.25
+PATIENCE_SECONDS = 60.0
+SHOWN_FAILURES = 10
+
+
+class Session(NamedTuple):
+    """What all figures of one command share."""
+
+    options: Options
+    settings: Settings
+    mode: Mode
+    device: Device | None
+    console: Console
+
+
+class Outcome(NamedTuple):
+    """How one figure ended."""
+
+    state: RunState
+    seconds: float
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the command line says; returns the exit code."""
+    console = Console(stderr=True, soft_wrap=True)
+    try:
+        return _main(parse(arguments), console)
+    except BadRequest as error:
+        console.print(f"run.sh: {error}", style="red", markup=False, highlight=False)
+        return USAGE
+    except CannotStart as error:
+        console.print(f"run.sh: {error}", style="red", markup=False, highlight=False)
+        return ENVIRONMENT
+    except KeyboardInterrupt:
+        console.print("stopped: the same command goes on from here")
+        return 130
+
+
+def _main(options: Options, console: Console) -> int:
+    settings = load()
+    settings = settings.model_copy(update={"commit": revision(settings.commit).commit})
+    session = _session(options, settings, console)
+    figures = [options.figure] if options.figure is not None else sorted(FIGURES)
+    requests = [_request(number, session) for number in figures]
+    for request in requests:
+        runs.selected(request)
+    with locked(settings.state):
+        if options.no_cache:
+            _forget(settings.store)
+        with _fleet(session) as (household, client):
+            outcomes = [_follow(request, household, client, session) for request in requests]
+            if session.mode == "compose":
+                compose.fetch_figures(client, [o.state for o in outcomes], settings.results)
+    for outcome in outcomes:
+        _tell(outcome, session)
+    return FAILED if any(_failed(outcome.state) for outcome in outcomes) else OK
+
+
+def _session(options: Options, settings: Settings, console: Console) -> Session:
+    present = devices()
+    device = _device(options.device, present)
+    match options.mode:
+        case "auto" if device is None:
+            mode: Mode = "recorded"
+            console.print("no GPU here: times come from the records that came with the project")
+        case "auto":
+            mode = "local"
+        case "local" if device is None:
+            raise CannotStart("--mode local measures, and there is no GPU here: --mode recorded")
+        case chosen:
+            mode = chosen
+    return Session(options, settings, mode, None if mode == "recorded" else device, console)
+
+
+def _device(asked: str | None, present: list[Device]) -> Device | None:
+    """The device that was asked for, else the first; None for "cpu" or where there is none."""
+    if asked is None:
+        return present[0] if present else None
+    if asked == "cpu":
+        return None
+    for device in present:
+        if asked in (f"cuda:{device.index}", device.uuid):
+            return device
+    there = ", ".join(f"cuda:{device.index} ({device.name})" for device in present)
+    raise BadRequest(f"there is no device {asked}: this machine has {there or 'no GPU'}")
+
+
+def _request(figure: int, session: Session) -> RunRequest:
+    options, device = session.options, session.device
+    fresh = str(time.time_ns()) if options.fresh else ""
+    common = {
+        "figure": figure,
+        "executors": options.executors,
+        "dtypes": options.dtypes,
+        "group_size": options.group_size,
+    }
+    if device is None:
+        return RunRequest.model_validate({**common, "mode": "recorded"})
+    measured = {
+        "mode": "measured",
+        "arch": device.arch,
+        "gpu": gpu_folder(device.name),
+        "uuid": device.uuid,
+        "fresh": fresh,
+    }
+    return RunRequest.model_validate(common | measured)
+
+
+def _forget(store: Path) -> None:
+    if store.is_dir():
+        aside = store.with_name(f"{store.name}.{time.time_ns()}.old")
+        store.rename(aside)
+        shutil.rmtree(aside)
+
+
+def _fleet(session: Session) -> AbstractContextManager[tuple[Household, httpx.Client]]:
+    device = session.device
+    gpu = None if device is None else (gpu_folder(device.name), device.index)
+    if session.mode == "compose":
+        return compose.fleet(session.settings, gpu)
+    return local_fleet(session.settings, gpu)
+
+
+def _follow(
+    request: RunRequest, household: Household, client: httpx.Client, session: Session
+) -> Outcome:
+    started = time.monotonic()
+    heard = started
+    answer = client.post("/v1/runs", json=request.model_dump(mode="json"), timeout=300)
+    if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+        raise BadRequest(answer.json()["detail"])
+    answer.raise_for_status()
+    state = RunState.model_validate_json(answer.content)
+    with display(session.console) as shown:
+        while not state.finished:
+            shown.show(state)
+            time.sleep(POLL_SECONDS)
+            household.watch()
+            try:
+                answer = client.get(f"/v1/runs/{state.id}").raise_for_status()
+                state = RunState.model_validate_json(answer.content)
+                heard = time.monotonic()
+            except httpx.HTTPError as error:
+                if time.monotonic() - heard > PATIENCE_SECONDS:
+                    raise CannotStart(f"the api stopped answering: {error}") from None
+        shown.show(state)
+    return Outcome(state, time.monotonic() - started)
+
+
+def _failed(state: RunState) -> list[Failure]:
+    """The failures that cost a point: a measured cell may do without one of its kernels."""
+    spare = "compile" if state.request.mode == "measured" else None
+    return [failure for failure in state.failures if failure.kind != spare]
+
+
+def _tell(outcome: Outcome, session: Session) -> None:
+    state, settings = outcome.state, session.settings
+    files = [settings.results / name for name in state.figures]
+    if session.options.json:
+        json.dump(_summary(outcome, files), sys.stdout)
+        sys.stdout.write("\n")
+    say = session.console.print
+    for failure in state.failures[:SHOWN_FAILURES]:
+        text = f"{failure.kind} failed: {failure.title}: {failure.reason}"
+        say(text, style="red", markup=False, highlight=False)
+    if len(state.failures) > SHOWN_FAILURES:
+        say(f"... and {len(state.failures) - SHOWN_FAILURES} more failures")
+    for line in _sentences(outcome):
+        say(line, highlight=False, markup=False)
+    for path in files:
+        say(str(path), highlight=False, markup=False)
+    if session.options.open and files:
+        webbrowser.open(files[0].as_uri())
+
+
+def _sentences(outcome: Outcome) -> list[str]:
+    state = outcome.state
+    compiled, checked = state.counts.get("compile", {}), state.counts.get("check", {})
+    measured = state.counts.get("measure", {})
+    lines = [
+        f"{compiled.get('done', 0)} kernels compiled for {state.request.arch}, "
+        f"{compiled.get('stored', 0)} from the store"
+    ]
+    error = "" if state.largest_error is None else f", largest error {state.largest_error:.1e}"
+    if checked:
+        lines.append(
+            f"{checked.get('done', 0)} kernels checked on the CPU, {checked.get('stored', 0)} were "
+            f"before ({state.check_seconds:.0f} s in all){error}"
+        )
+    if measured:
+        lines.append(
+            f"{measured.get('done', 0)} cells measured, {measured.get('stored', 0)} were before"
+            f"{error}"
+        )
+    if state.absent:
+        lines.append(f"{state.absent} cells have no number: they are drawn as n/a")
+    return [*lines, f"figure {state.request.figure} took {outcome.seconds:.1f} s:"]
+
+
+def _summary(outcome: Outcome, files: list[Path]) -> dict[str, object]:
+    return {
+        "run": outcome.state.model_dump(mode="json"),
+        "files": [str(path) for path in files],
+        "seconds": round(outcome.seconds, 3),
+    }

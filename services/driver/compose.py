@@ -1,0 +1,69 @@
+"""The fleet in containers, driven through Docker Compose."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from services.driver.processes import CannotStart, Household, answers
+from services.messages import RunState
+from services.settings import ROOT, Settings, environment
+from services.store import write_atomic
+
+API_PORT = 18080
+WAIT_SECONDS = 60.0
+
+
+@contextmanager
+def fleet(
+    settings: Settings, gpu: tuple[str, int] | None
+) -> Iterator[tuple[Household, httpx.Client]]:
+    """The containers, up for as long as the block lasts, and a client of their API."""
+    port = settings.api_port or API_PORT
+    command = _command(gpu)
+    _docker(*command, "up", "--build", "--detach", settings=settings, port=port)
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False
+        ) as client:
+            _await(client)
+            yield Household(settings.state), client
+    finally:
+        _docker(*command, "down", settings=settings, port=port)
+
+
+def fetch_figures(client: httpx.Client, states: list[RunState], results: Path) -> None:
+    """Copy the figures of the runs out of the containers."""
+    for state in states:
+        for name in state.figures:
+            answer = client.get(f"/v1/runs/{state.id}/figures/{name}").raise_for_status()
+            write_atomic(results / name, answer.content)
+
+
+def _command(gpu: tuple[str, int] | None) -> list[str]:
+    base = ["compose", "--file", "compose.yaml"]
+    if gpu is None:
+        return base
+    return [*base, "--file", "compose.gpu.yaml", "--profile", "gpu"]
+
+
+def _docker(*arguments: str, settings: Settings, port: int) -> None:
+    docker = shutil.which("docker")
+    if docker is None:
+        raise CannotStart("--mode compose needs Docker with Compose: install it, or --mode local")
+    given = environment(settings) | {"TILUS_API_PORT": str(port)}
+    done = subprocess.run([docker, *arguments], cwd=ROOT, env=given, check=False)
+    if done.returncode != 0:
+        raise CannotStart(f"docker {' '.join(arguments)} ended with {done.returncode}: see above")
+
+
+def _await(client: httpx.Client) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not answers(client):
+        if time.monotonic() > deadline:
+            raise CannotStart("the containers' api does not answer: see docker compose logs")
+        time.sleep(0.2)

@@ -1,0 +1,88 @@
+"""The command line, with the standard library alone: it answers before anything is installed."""
+
+import argparse
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+FIGURES = (9, 10, 11, 12, 13)
+MODES = ("auto", "compose", "local", "recorded")
+GUIDE = """\
+Draw the figures of the evaluation, or run the tests.
+
+  bash run.sh                      every figure there is so far
+  bash run.sh --figure 9           one figure: measured on a GPU, from shipped records without one
+  bash run.sh test [pytest args]   the tests
+  bash run.sh wheels DIR           fill DIR with wheels for a machine without a network
+
+Figures and their data go to results/, compiled kernels to cache/, logs to .state/logs/.
+What is finished is never repeated: a run that was killed goes on where it was.
+"""
+EXITS = """\
+exit codes: 0 all is well, 1 some points failed or are wrong, 2 the request makes no sense,
+3 this machine lacks something
+"""
+
+Mode = Literal["auto", "compose", "local", "recorded"]
+
+
+class Options(NamedTuple):
+    """A figure's request as it was typed."""
+
+    figure: int | None
+    mode: Mode
+    device: str | None
+    executors: tuple[str, ...] | None
+    dtypes: tuple[str, ...] | None
+    group_size: int | None
+    fresh: bool
+    no_cache: bool
+    json: bool
+    open: bool
+    wheels: Path | None
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `run.sh`."""
+    made = argparse.ArgumentParser(
+        prog="run.sh",
+        description=GUIDE,
+        epilog=EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("--figure", type=int, metavar="N", help="the figure to make: 9 is there so far")
+    add("--no-cache", action="store_true", help="forget the compiled kernels first")
+    add("--mode", choices=MODES, default="auto", help="auto: local with a GPU, else recorded")
+    add("--device", metavar="cuda:0", help="the GPU to measure on")
+    add("--executors", type=_names, metavar="A,B", help="only these, and the baseline")
+    add("--dtypes", type=_names, metavar="u4,f6e3m2", help="only these weight types")
+    add("--group-size", type=int, metavar="G", help="weights per scale along k; -1: all of them")
+    add("--fresh", action="store_true", help="measure again what was measured")
+    add("--json", action="store_true", help="the summary as JSON on standard output")
+    add("--open", action="store_true", help="open the figure at the end")
+    add("--wheels", type=Path, metavar="DIR", help="install from this folder, not from a network")
+    return made
+
+
+def parse(arguments: list[str]) -> Options:
+    """The options; exits with code 2 and a sentence where they make no sense."""
+    made = parser()
+    given = Options(**vars(made.parse_args(arguments)))
+    if given.figure is not None and given.figure not in FIGURES:
+        made.exit(2, f"run.sh: there is no figure {given.figure}: choose from {_list(FIGURES)}\n")
+    if given.wheels is not None and not given.wheels.is_dir():
+        made.exit(
+            2, f"run.sh: there is no folder {given.wheels}: fill one with run.sh wheels DIR\n"
+        )
+    return given
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("give one name or several with commas between")
+    return names
+
+
+def _list(values: tuple[int, ...]) -> str:
+    return ", ".join(str(value) for value in values)
