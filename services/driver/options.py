@@ -1,9 +1,11 @@
 """The command line, with the standard library alone: it answers before anything is installed."""
 
 import argparse
+import sys
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
+READY = Path(__file__).resolve().parents[2] / ".venv" / "ready.json"
 FIGURES = (9, 10, 11, 12, 13)
 MODES = ("auto", "compose", "local", "recorded")
 GUIDE = """\
@@ -41,9 +43,17 @@ class Options(NamedTuple):
     wheels: Path | None
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser that answers a mistake with a sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with code 2, saying what is wrong and where the right flags are listed."""
+        self.exit(2, f"{self.prog}: {message}: see bash run.sh -h\n")
+
+
+def parser() -> Parser:
     """The flags of `run.sh`."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="run.sh",
         description=GUIDE,
         epilog=EXITS,
@@ -69,12 +79,21 @@ def parse(arguments: list[str]) -> Options:
     made = parser()
     given = Options(**vars(made.parse_args(arguments)))
     if given.figure is not None and given.figure not in FIGURES:
-        made.exit(2, f"run.sh: there is no figure {given.figure}: choose from {_list(FIGURES)}\n")
+        made.error(f"there is no figure {given.figure}, only {_list(FIGURES)}")
     if given.wheels is not None and not given.wheels.is_dir():
         made.exit(
             2, f"run.sh: there is no folder {given.wheels}: fill one with run.sh wheels DIR\n"
         )
     return given
+
+
+def main(arguments: list[str]) -> None:
+    """Say what is wrong with the command line, or print the guide; nothing else."""
+    if not READY.exists() and {"-h", "--help"} & set(arguments):
+        print(
+            f"Not set up yet: the first figure or test makes {READY.parent}, which takes minutes.\n"
+        )
+    parse(arguments)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -86,3 +105,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _list(values: tuple[int, ...]) -> str:
     return ", ".join(str(value) for value in values)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,209 @@
+"""Makes .venv fit for this machine, with the standard library alone; the second time it is quick.
+
+python3 scripts/environment.py ready [--test] [--wheels DIR]    -> prints the Python to use
+python3 scripts/environment.py wheels DIR                       -> fills DIR for another machine
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "ready.json"
+PYTHON = VENV / "bin" / "python"
+COMPILERS = ("g++", "clang++")
+SERVERS = ("redis-server", "valkey-server")
+# A machine with a GPU has its own, made for its driver; they are large besides.
+HEAVY = frozenset({"torch", "triton", "nvidia-cuda-nvrtc"})
+OTHER_PYTHON = "3.12"
+OTHER_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+
+
+def main() -> int:
+    """Do one of the two; returns the exit code: 3 where this machine lacks something."""
+    parser = argparse.ArgumentParser(prog="run.sh")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    ready = verbs.add_parser("ready")
+    ready.add_argument("--test", action="store_true")
+    ready.add_argument("--wheels", type=Path)
+    wheels = verbs.add_parser("wheels")
+    wheels.add_argument("folder", type=Path)
+    wheels.add_argument("--python", default=OTHER_PYTHON)
+    options = parser.parse_args()
+    try:
+        if options.verb == "wheels":
+            download(options.folder, options.python)
+        else:
+            make_ready(options.wheels, test=options.test)
+    except subprocess.CalledProcessError as error:
+        say(f"this ended with {error.returncode}: {' '.join(map(str, error.cmd))}")
+        return 3
+    except OSError as error:
+        say(str(error))
+        return 3
+    return 0
+
+
+def make_ready(wheels: Path | None, *, test: bool) -> None:
+    """Install what is missing, and nothing where nothing is."""
+    extras = needed_extras(test=test)
+    stamp = read_stamp()
+    current = stamp is not None and stamp["base"] == base()
+    if current and extras <= set(stamp["extras"]):
+        return
+    if Path(sys.prefix).resolve() == VENV:
+        raise OSError("the project's own .venv is active and out of date: deactivate it first")
+    if not current:
+        fresh_venv()
+    else:
+        extras |= set(stamp["extras"])
+    STAMP.unlink(missing_ok=True)
+    lend_packages()
+    requirements = [one for one in required(extras) if name_of(one) not in lent()]
+    say(f"installing {len(requirements)} packages into .venv, once")
+    install(requirements, wheels)
+    (site_packages() / "project.pth").write_text(f"{ROOT}\n")
+    write_stamp(extras)
+
+
+def needed_extras(*, test: bool) -> set[str]:
+    """Which optional parts this machine needs."""
+    extras = {"test"} if test else set()
+    if not any(shutil.which(name) for name in COMPILERS):
+        extras.add("host")
+    if not any(shutil.which(name) for name in SERVERS):
+        extras.add("embedded")
+    if has_gpu():
+        extras.add("gpu")
+    return extras
+
+
+def has_gpu() -> bool:
+    """Whether the driver shows a GPU."""
+    try:
+        asked = ["nvidia-smi", "--list-gpus"]
+        done = subprocess.run(asked, capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and b"GPU" in done.stdout
+
+
+def required(extras: set[str]) -> list[str]:
+    """The requirements of the project with these extras, each once."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    chosen = [project["dependencies"], *(project["optional-dependencies"][e] for e in extras)]
+    return sorted({requirement for part in chosen for requirement in part})
+
+
+def name_of(requirement: str) -> str:
+    """The bare name of a requirement, in lower case."""
+    return re.split(r"[^A-Za-z0-9_-]", requirement, maxsplit=1)[0].lower()
+
+
+def lent() -> frozenset[str]:
+    """The packages that are taken from the Python that runs this, if it has them."""
+    return HEAVY if has_torch() else frozenset()
+
+
+def has_torch() -> bool:
+    """Whether the Python that runs this can import torch, on a machine with a GPU."""
+    if not has_gpu():
+        return False
+    asked = [sys.executable, "-c", "import torch, triton"]
+    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
+
+def lend_packages() -> None:
+    """Let the new environment see this Python's packages, after its own, where it has torch."""
+    if not has_torch():
+        return
+    folders = [folder for folder in sys.path if Path(folder).name.endswith("-packages")]
+    (site_packages() / "lent.pth").write_text("".join(f"{folder}\n" for folder in folders))
+
+
+def fresh_venv() -> None:
+    """A new environment; what an interrupted set-up left goes first."""
+    say(f"making .venv with Python {platform.python_version()}")
+    if VENV.exists():
+        shutil.rmtree(VENV)
+    try:
+        venv.EnvBuilder(with_pip=True, symlinks=True).create(VENV)
+    except subprocess.CalledProcessError:
+        shutil.rmtree(VENV, ignore_errors=True)
+        raise OSError("python3 cannot make an environment: install python3-venv") from None
+
+
+def install(requirements: list[str], wheels: Path | None) -> None:
+    """Have pip install them, from a folder if one is given."""
+    source = ["--no-index", "--find-links", str(wheels.resolve())] if wheels else []
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *source, *requirements], check=True, stdout=sys.stderr)
+
+
+def download(folder: Path, python: str) -> None:
+    """Fetch wheels for an x86_64 machine that has a GPU, torch and triton, but no network."""
+    make_ready(None, test=False)
+    requirements = [
+        one for one in required({"embedded", "test"}) if name_of(one) not in HEAVY | {"numpy"}
+    ]
+    pip = [str(PYTHON), "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
+    platforms = [part for one in OTHER_PLATFORMS for part in ("--platform", one)]
+    target = ["--only-binary", ":all:", "--python-version", python, *platforms]
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [*pip, *target, "--dest", str(folder), *requirements]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    for path in folder.glob("*.whl"):
+        if path.name.split("-")[0].replace("_", "-").lower() in HEAVY | {"numpy"}:
+            path.unlink()
+    size = sum(path.stat().st_size for path in folder.glob("*.whl"))
+    say(f"{folder}: {len(list(folder.glob('*.whl')))} wheels, {size >> 20} MiB")
+
+
+def base() -> str:
+    """What an environment depends on: the requirements and the Python that it is made with."""
+    parts = [
+        (ROOT / "pyproject.toml").read_text(),
+        platform.python_version(),
+        sys.base_prefix,
+        str(VENV),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def read_stamp() -> dict[str, list[str] | str] | None:
+    """What the finished environment says of itself; None if it is not finished."""
+    try:
+        return json.loads(STAMP.read_text()) if PYTHON.exists() else None
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def write_stamp(extras: set[str]) -> None:
+    """Say that the environment is finished; nothing counts before."""
+    half = STAMP.with_suffix(".half")
+    half.write_text(json.dumps({"base": base(), "extras": sorted(extras)}))
+    half.replace(STAMP)
+
+
+def site_packages() -> Path:
+    """Where the environment keeps its packages."""
+    return Path(sysconfig.get_path("purelib", "venv", {"base": str(VENV)}))
+
+
+def say(text: str) -> None:
+    """A line for the user."""
+    print(f"run.sh: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
