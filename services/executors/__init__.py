@@ -1,0 +1,8 @@
+"""The executors there are, by name; each is one module."""
+
+from services.executors import tilus, torch_f16, triton
+from services.executors.base import Executor
+
+EXECUTORS: dict[str, Executor] = {
+    executor.name: executor for executor in (torch_f16, triton, tilus)
+}

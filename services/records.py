@@ -1,0 +1,217 @@
+"""Result records: one measured cell as one JSON line, written once, never edited."""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from services.messages import Cell, KernelSpec, Workload
+
+Status = Literal["ok", "unsupported", "oom", "wrong", "failed", "timeout"]
+Parameters = dict[str, int | bool | str]
+
+
+class RecordError(ValueError):
+    """A record file holds something that is not a record."""
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True, protected_namespaces=()
+    )
+
+
+class Gpu(_Row):
+    """The device around the timing: MHz, degrees Celsius, watts; pairs: before, after."""
+
+    name: str
+    uuid: str
+    driver: str
+    arch: str
+    sm_mhz: tuple[int, int] | None = None
+    mem_mhz: int | None = None
+    temperature_c: tuple[int, int] | None = None
+    power_w: float | None = None
+    throttled: bool | None = None
+
+
+class Kernel(_Row):
+    """The kernel that was timed: `parameters` state the problem, `schedule` is tuning's."""
+
+    key: str
+    cubin_sha256: str
+    name: str
+    arch: str
+    parameters: Parameters = {}
+    schedule: Parameters = {}
+
+
+class Candidate(_Row):
+    """One kernel that was tried: what became of it, the median of a short timing in ms."""
+
+    key: str
+    schedule: Parameters = {}
+    status: Status
+    reason: str | None = None
+    latency_ms: float | None = None
+    relative_error: float | None = None
+
+
+class Record(_Row):
+    """One measured cell; times in ms, `bytes` is what must move, the weight is [k, n]."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    figure: int
+    executor: str
+    a_dtype: str = "float16"
+    b_dtype: str
+    group_size: int
+    zeros: bool
+    m: int
+    n: int
+    k: int
+    status: Status
+    reason: str | None = None
+    latency_ms: float | None = None
+    min_ms: float | None = None
+    p10_ms: float | None = None
+    p90_ms: float | None = None
+    samples_ms: tuple[float, ...] = ()
+    graph_latency_ms: float | None = None
+    bytes: int
+    floor_ms: float | None = None
+    floor_ratio: float | None = None
+    relative_error: float | None = None
+    inputs_sha256: str | None = None
+    gpu: Gpu
+    kernel: Kernel | None = None
+    candidates: tuple[Candidate, ...] = ()
+    versions: dict[str, str] = {}
+    commit: str
+    dirty: bool
+    measured_at: AwareDatetime
+
+    @model_validator(mode="after")
+    def _status_agrees_with_numbers(self) -> Self:
+        if self.status == "ok" and (self.latency_ms is None or self.reason is not None):
+            raise ValueError("an ok record has a latency and no reason")
+        if self.status != "ok" and (self.latency_ms is not None or not self.reason):
+            raise ValueError(f"a record with status {self.status} has a reason and no latency")
+        return self
+
+    @property
+    def cell(self) -> Cell:
+        """The cell of a figure that this record fills."""
+        return Cell(
+            figure=self.figure,
+            executor=self.executor,
+            workload=Workload(
+                a_dtype=self.a_dtype,
+                b_dtype=self.b_dtype,
+                group_size=self.group_size,
+                zeros=self.zeros,
+                m=self.m,
+                n=self.n,
+                k=self.k,
+            ),
+        )
+
+    @property
+    def kernel_spec(self) -> KernelSpec | None:
+        """What a compile worker needs to build the timed kernel again; None for a library call."""
+        if self.kernel is None:
+            return None
+        return KernelSpec(
+            executor=self.executor,
+            kernel=self.kernel.name,
+            parameters=self.kernel.parameters | self.kernel.schedule,
+            arch=self.kernel.arch,
+        )
+
+    def line(self) -> str:
+        """The record as one line of JSON, without its newline."""
+        return self.model_dump_json(by_alias=True)
+
+
+def gpu_folder(name: str) -> str:
+    """The folder of a device's records: lower case, every run of other characters one hyphen."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def record_path(root: Path, gpu: str, figure: int) -> Path:
+    """Where the records of `figure` on the device called `gpu` lie under `root`."""
+    return root / gpu_folder(gpu) / f"figure{figure}.jsonl"
+
+
+def append(path: Path, record: Record) -> None:
+    """Add `record` to the file for good: whole or not at all, after the lines that are there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        _drop_torn_line(file.fileno())
+        file.write(record.line().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(path.parent)
+
+
+def _drop_torn_line(descriptor: int) -> None:
+    size = os.fstat(descriptor).st_size
+    content = os.pread(descriptor, size, 0)
+    whole = content.rfind(b"\n") + 1
+    if whole < size:
+        os.ftruncate(descriptor, whole)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load(path: Path) -> list[Record]:
+    """Every record of a file, oldest first; a last line with no newline was never written."""
+    if not path.exists():
+        return []
+    *lines, _torn = path.read_bytes().split(b"\n")
+    return [_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _parse(path: Path, number: int, line: bytes) -> Record:
+    try:
+        return Record.model_validate(json.loads(line))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}:{number}: not JSON ({error}): remove the line") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "record"
+        raise RecordError(
+            f"{path}:{number}: {field}: {first['msg']}: remove the line or measure again"
+        ) from error
+
+
+def newest(records: Iterable[Record]) -> dict[Cell, Record]:
+    """The record that counts for each cell: the latest `measured_at`, then the last written."""
+    latest: dict[Cell, Record] = {}
+    for record in records:
+        known = latest.get(record.cell)
+        if known is None or record.measured_at >= known.measured_at:
+            latest[record.cell] = record
+    return latest
+
+
+def finished(
+    records: Iterable[Record], cell: Cell, keys: Iterable[str], uuid: str
+) -> Record | None:
+    """The record that makes measuring needless: good, same kernels offered, same device."""
+    record = newest(records).get(cell)
+    if record is None or record.status != "ok" or record.gpu.uuid != uuid:
+        return None
+    return record if {tried.key for tried in record.candidates} == set(keys) else None

@@ -1,0 +1,1 @@
+"""Measures cells on one GPU: verified first, timed second, one record each."""

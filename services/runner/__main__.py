@@ -1,0 +1,36 @@
+"""One runner: `python -m services.runner`; it serves the queue of one kind of GPU."""
+
+import sys
+from argparse import ArgumentParser
+from importlib import import_module
+from importlib.util import find_spec
+
+from services.gpu import devices
+from services.queue import measure_queue, serve
+from services.records import gpu_folder
+from services.settings import load
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until told to stop; PyTorch is imported once, CUDA is left to the children."""
+    parser = ArgumentParser(prog="python -m services.runner", description=__doc__)
+    parser.add_argument("--gpu", metavar="NAME", help="the queue's GPU, as its records' folder")
+    parser.add_argument("--device", metavar="INDEX", type=int, default=0, help="a GPU of this host")
+    asked = parser.parse_args(arguments)
+    here = {device.index: gpu_folder(device.name) for device in devices()}
+    gpu = asked.gpu or here.get(asked.device)
+    if gpu is None:
+        print(f"there is no GPU {asked.device} here: nvidia-smi shows {here}", file=sys.stderr)
+        return 3
+    if find_spec("torch") is None:
+        print("measuring needs PyTorch with CUDA: install torch", file=sys.stderr)
+        return 3
+    for package in ("torch", "services.runner.jobs"):
+        import_module(package)
+    settings = load()
+    serve(measure_queue(gpu), settings.redis_url, settings.redis_password.get_secret_value())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
