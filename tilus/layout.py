@@ -281,7 +281,7 @@ def _cut(modes: Modes, count: int) -> tuple[Modes, Modes]:
     while count > 1 and outer:
         size, dim, stride = outer[-1]
         taken = gcd(size, count)
-        if taken not in (size, count):
+        if taken == 1:
             break
         del outer[-1]
         inner.insert(0, Mode(taken, dim, stride))

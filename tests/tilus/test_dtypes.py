@@ -230,6 +230,12 @@ def test_integers_saturate_whatever_holds_the_number(each, given):
     assert each.encode(numbers).tolist() == [n % 2**each.bits for n in expected]
 
 
+def test_floats_at_the_edge_of_64_bits_saturate():
+    edges = [2.0**64, 2.0**64 - 2.0**11, 2.0**63, 2.0**63 - 2.0**10, -(2.0**63), -(2.0**64)]
+    assert u64.carry(edges).tolist() == [2**64 - 1, 2**64 - 2**11, 2**63, 2**63 - 2**10, 0, 0]
+    assert i64.carry(edges).tolist() == [2**63 - 1] * 3 + [2**63 - 2**10] + [-(2**63)] * 2
+
+
 def test_integers_round_to_even():
     halves = [0.5, 1.5, 2.5, 2.500001, -0.5, -1.5, -2.5]
     assert i8.values(i8.carry(halves)).tolist() == [0, 2, 2, 3, 0, -2, -2]

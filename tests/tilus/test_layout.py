@@ -326,6 +326,11 @@ def test_replicas_are_numbered_from_the_owner_on(a):
     assert sorted(copies) == sorted([*range(a.replicas)] * (a.threads // a.replicas))
 
 
+def test_replicas_far_apart_are_numbered_outermost_first():
+    a = replicate(2, 1) * spatial(2) * replicate(3, 1)
+    assert [a.replica(t) for t in range(12)] == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+
+
 def test_owner_needs_a_number_per_dimension():
     with pytest.raises(TilusError, match="1 numbers index a layout of rank 2"):
         owner(ACCUMULATOR, (3,))
@@ -436,6 +441,9 @@ def test_grid_names_the_owner_of_each_element():
         ((4,), [(2, 0, 2)], [(3, 0, 1)], "do not reach each of the 4 indices"),
         ((2, 2), [(2, 0, 1)], [], "indices of dimension 1 once"),
         ((0,), [], [], "each of the 0 indices"),
+        ((0,), [(0, 0, 1)], [], r"size=0.* in a layout of rank 1: size and stride are positive"),
+        ((-2,), [], [(-2, 0, 1)], r"size=-2.* in a layout of rank 1: size and stride"),
+        ((1,), [(0, -1, 0)], [], r"size=0.* in a layout of rank 1: size and stride"),
         ((4,), [(4, 1, 1)], [], "in a layout of rank 1: size and stride are positive"),
         ((4,), [(4, -1, 1)], [], "in a layout of rank 1: size and stride are positive"),
         ((4,), [(-2, 0, -2), (-2, 0, 1)], [], "in a layout of rank 1: size and stride"),

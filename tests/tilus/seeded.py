@@ -1,0 +1,223 @@
+"""Seeded bugs: each row breaks one file in one place, and the tests it names must then fail.
+
+    python -m tests.tilus.seeded            every row; a survivor is a hole in the tests
+    python -m tests.tilus.seeded dtypes     the rows of files with this word in their name
+
+Each row is applied to a copy of the tree. The exit status is 1 when a bug survives or when a row
+no longer fits its file.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("tilus", "tests/tilus", "docs/layouts.md", "pyproject.toml")
+
+
+class Bug(NamedTuple):
+    file: str
+    right: str
+    wrong: str
+    what: str
+    tests: tuple[str, ...] = ()  # the file's own tests, if none are named
+
+
+DTYPES = "tilus/dtypes.py"
+LAYOUT = "tilus/layout.py"
+
+# fmt: off
+BUGS = [
+    Bug(DTYPES, "(1 << self.exponent >> 1) - 1", "(1 << self.exponent >> 1)",
+        "exponent bias off by one"),
+    Bug(DTYPES, "np.maximum(exponent, 1) - self.bias", "exponent - self.bias",
+        "subnormals scaled as normals"),
+    Bug(DTYPES, '{(5, 2): "ieee", (4, 3): "fn"}', '{(5, 2): "ieee"}',
+        "e4m3 without NaN, up to 480"),
+    Bug(DTYPES, '{(5, 2): "ieee", (4, 3): "fn"}', '{(5, 2): "ieee", (4, 3): "ieee"}',
+        "e4m3 with infinities"),
+    Bug(DTYPES, "np.rint(scaled)).astype", "np.floor(scaled + 0.5)).astype",
+        "ties rounded up"),
+    Bug(DTYPES, "np.rint(scaled)).astype", "np.floor(scaled)).astype",
+        "truncation instead of rounding"),
+    Bug(DTYPES, "np.where(below & 1, np.ceil(scaled - 0.5), np.rint(scaled))", "np.rint(scaled)",
+        "ties between powers of two to the odd code"),
+    Bug(DTYPES, "np.maximum(np.frexp(size)[1] - 1, lowest)", "np.frexp(size)[1] - 1",
+        "numbers below the smallest normal keep their exponent"),
+    Bug(DTYPES, "code > self._largest, self._beyond", "code > self._largest + 1, self._beyond",
+        "overflow seen one code too late"),
+    Bug(DTYPES, '"saturate": ()', '"saturate": ("ieee",)',
+        "e5m2 overflows to infinity unasked"),
+    Bug(DTYPES, '"cast": ("ieee",)', '"cast": ("ieee", "fn")',
+        "a cast beyond e4m3 gives NaN"),
+    Bug(DTYPES, "np.minimum(np.abs(numbers), 4 * self.max)", "np.abs(numbers)",
+        "infinity has the exponent of zero"),
+    Bug(DTYPES, 'np.signbit(numbers) & ~(nan & (self.specials == "none"))', "numbers < 0",
+        "minus zero and minus NaN lose their sign"),
+    Bug(DTYPES, ' & ~(nan & (self.specials == "none"))', "",
+        "minus NaN cast to the smallest value"),
+    Bug(DTYPES, '1 + (1 << self.mantissa >> 1)', "1",
+        "NaN written as a signalling one"),
+    Bug(DTYPES, "np.rint(numbers)).astype", "np.trunc(numbers)).astype",
+        "integers truncated"),
+    Bug(DTYPES, "rounded >= float(self.max)", "rounded > float(self.max)",
+        "2^64 wraps to 0"),
+    Bug(DTYPES, "np.where(nan, 0, np.rint(numbers))", "np.where(nan, 1, np.rint(numbers))",
+        "NaN cast to an integer is not 0"),
+    Bug(DTYPES, "max(self.min, bounds.min)", "bounds.min",
+        "negative integers wrap into unsigned ones"),
+    Bug(DTYPES, "^ sign) - sign", "^ sign)",
+        "no sign extension"),
+    Bug(DTYPES, '(self.bits - (self.kind == "int"))', "self.bits",
+        "signed integers as wide as unsigned ones"),
+    Bug(DTYPES, 'groups[:, k].astype("<u8")', 'groups[:, 7 - k].astype("<u8")',
+        "codes packed from the other end"),
+    Bug(DTYPES, "codes[:, k] = (words", "codes[:, 7 - k] = (words",
+        "codes unpacked from the other end"),
+    Bug(DTYPES, "(count * self.bits + 7) // 8", "count * self.bits // 8",
+        "the last byte of a tensor lost"),
+    Bug(DTYPES, "& np.uint64(self._mask)\n", "& np.uint64(255)\n",
+        "unpacked codes keep bits of their neighbour"),
+    Bug(DTYPES, "given.min() >= 0 and given.max() <= self._mask", "given.max() <= self._mask",
+        "negative codes accepted"),
+    Bug(DTYPES, "given.max() <= self._mask)", "given.max() <= self._mask + 1)",
+        "one code too many accepted"),
+    Bug(DTYPES, ">> self._unused << (self._unused + 32 - self.bits)", "<< (32 - self.bits)",
+        "tfloat32 reads bits that mean nothing"),
+    Bug(DTYPES, 'limited = numbers.clip(self.min, self.max) if overflow == "saturate" else numbers',
+        "limited = numbers", "float16 does not saturate"),
+    Bug(DTYPES, "np.not_equal(given, 0)", "np.greater(given, 0)",
+        "negative numbers are false"),
+    Bug(DTYPES, "exponent < 1 or mantissa < 0", "exponent < 0 or mantissa < 0",
+        "floats without exponent accepted"),
+
+    Bug(LAYOUT, "number if weight == 1 else number // weight", "number // weight",
+        "a division by one in every expression"),
+    Bug(LAYOUT, "upper if place == len(modes) else upper % mode.size", "upper % mode.size",
+        "a remainder that changes nothing in every expression"),
+    Bug(LAYOUT, "upper if place == len(modes) else upper % mode.size",
+        "upper if place >= len(modes) - 1 else upper % mode.size",
+        "the second digit keeps the first"),
+    Bug(LAYOUT, "weight *= mode.size", "weight += mode.size",
+        "digits weighed by the sum of sizes"),
+    Bug(LAYOUT, "(*_scaled(self.thread_modes, inner.shape, int.__mul__), *inner.thread_modes)",
+        "(*inner.thread_modes, *_scaled(self.thread_modes, inner.shape, int.__mul__))",
+        "the inner factor's threads are the outer ones"),
+    Bug(LAYOUT,
+        "(*_scaled(self.register_modes, inner.shape, int.__mul__), *inner.register_modes)",
+        "(*inner.register_modes, *_scaled(self.register_modes, inner.shape, int.__mul__))",
+        "the inner factor's registers are the outer ones"),
+    Bug(LAYOUT, "(thread_inner, register_inner) != (inner.thread_modes, inner.register_modes)",
+        "thread_inner != inner.thread_modes", "division looks at threads only"),
+    Bug(LAYOUT, "taken = gcd(size, count)", "taken = min(size, count)",
+        "a mode of 6 cut at 4"),
+    Bug(LAYOUT, "Mode(size // taken, dim, stride * taken)", "Mode(size // taken, dim, stride)",
+        "the outer half of a cut mode keeps its stride"),
+    Bug(LAYOUT, "if merged and merged[-1][1:] == (mode.dim, mode.stride * mode.size):",
+        "if False:", "modes are never merged: equal functions differ"),
+    Bug(LAYOUT, "if merged and merged[-1][1:] == (mode.dim, mode.stride * mode.size):",
+        "if merged and merged[-1].dim == mode.dim:", "modes of one dimension always merged"),
+    Bug(LAYOUT, "        if mode.size == 1:\n            continue\n", "",
+        "modes of size one are kept: equal functions differ"),
+    Bug(LAYOUT, "if mode.stride != reached:", "if mode.stride < reached:",
+        "elements left out"),
+    Bug(LAYOUT, "        if reached == extent:\n            return\n", "        return\n",
+        "a shape larger than its modes"),
+    Bug(LAYOUT, "    if any(mode.dim == REPLICA for mode in register_modes):", "    if False:",
+        "registers may hold replicas"),
+    Bug(LAYOUT, "if mode.size < 1 or not", "if not",
+        "negative sizes accepted"),
+    Bug(LAYOUT, "[(m.size, REPLICA, 0) if m.dim in gone else m for m in a.thread_modes]",
+        "[m for m in a.thread_modes if m.dim not in gone]", "reducing drops threads"),
+    Bug(LAYOUT, "for k in order for mode in digits[k]",
+        "for k in range(len(order)) for mode in digits[order.index(k)]",
+        "registers permuted by the inverse order"),
+    Bug(LAYOUT, "    if _count(rest) > 1:", "    if False:",
+        "an uneven permutation loses registers"),
+    Bug(LAYOUT, "digit = upper if stride * size == shape[dim] else upper % size", "digit = upper",
+        "an owner takes all higher digits"),
+    Bug(LAYOUT, "upper = index[dim] if stride == 1 else index[dim] // stride", "upper = index[dim]",
+        "an owner ignores strides"),
+    Bug(LAYOUT, "    weight = _count(modes)\n    for size, dim, stride in modes:",
+        "    weight = _count(m for m in modes if m.dim != REPLICA)\n"
+        "    for size, dim, stride in modes:", "an owner counts without replicas"),
+    Bug(LAYOUT, "return size & -size", "return size",
+        "a run of 3 is no vector"),
+    Bug(LAYOUT, "a.register_modes[-1][1:] != (dim, 1)", "a.register_modes[-1].dim != dim",
+        "strided registers called contiguous"),
+    Bug(LAYOUT, "copy = _plus(_times(copy, mode.size), digit)", "copy = _plus(copy, digit)",
+        "two replicas share a number"),
+    Bug(LAYOUT, '        _same_rank("product", self, inner)\n', "",
+        "the product of different ranks is another error"),
+    Bug(LAYOUT, "[(n, dim, 1) for dim, n in enumerate(shape)][::-1], ())",
+        "[(n, dim, 1) for dim, n in enumerate(shape)], ())", "column_spatial goes along rows"),
+    Bug(LAYOUT, "    while count > 1 and outer:", "    while count > 1:",
+        "dividing by a larger layout is another error"),
+]
+# fmt: on
+
+
+def broken_copy(bug: Bug, at: Path) -> None:
+    """A copy of the tree at `at` with the bug in it; ValueError when the row fits no place."""
+    for name in COPIED:
+        source = ROOT / name
+        (at / name).parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, at / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, at / name)
+    file = at / bug.file
+    text = file.read_text()
+    if text.count(bug.right) != 1:
+        raise ValueError(f"{text.count(bug.right)} places in {bug.file} read {bug.right!r}")
+    broken = text.replace(bug.right, bug.wrong)
+    try:
+        if file.suffix == ".py":
+            compile(broken, bug.file, "exec")
+    except SyntaxError as error:
+        raise ValueError(f"{bug.wrong!r} is no Python there: {error}") from error
+    file.write_text(broken)
+
+
+def verdict(bug: Bug) -> str:
+    """`caught` and the first failing test, `SURVIVED`, or what is wrong with the row."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            broken_copy(bug, Path(folder))
+        except ValueError as error:
+            return f"STALE     {error}"
+        tests = bug.tests or (f"tests/tilus/test_{Path(bug.file).stem}.py",)
+        result = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+            cwd=folder,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+    if result.returncode == 0:
+        return "SURVIVED"
+    told = [line for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if not told:
+        return f"BROKEN    {(result.stdout + result.stderr).strip().splitlines()[-1]}"
+    return f"caught    {told[0].split('::')[-1].split('[')[0].split(' - ')[0]}"
+
+
+def main(word: str) -> int:
+    bugs = [bug for bug in BUGS if word in bug.file]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        verdicts = list(pool.map(verdict, bugs))
+    for bug, said in zip(bugs, verdicts, strict=True):
+        print(f"{said:<90} {bug.file}: {bug.what}")
+    missed = sum(not said.startswith("caught") for said in verdicts)
+    print(f"{len(bugs) - missed} of {len(bugs)} caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else ""))
