@@ -27,6 +27,14 @@ Function = Literal[
     "services.runner.jobs.measure",
 ]
 FUNCTIONS: frozenset[str] = frozenset(get_args(Function))
+# What these raise, they would raise again: only a killed process is worth another try.
+DETERMINISTIC: frozenset[Function] = frozenset(
+    {
+        "services.compiler.jobs.build",
+        "services.compiler.jobs.check",
+        "services.plotter.jobs.draw",
+    }
+)
 COMPILE = "compile"
 DRAW = "draw"
 
@@ -35,7 +43,7 @@ HEARTBEAT_SECONDS = 15
 MAINTENANCE_SECONDS = 5
 # How long a result stays in Redis; what counts is in the store and in the records.
 RESULT_SECONDS = 3600
-# A job that took its worker process down is tried this many times more.
+# How often a job is tried again that was killed or, measuring, raised.
 RETRIES = 2
 
 LIVE = frozenset(
@@ -114,8 +122,8 @@ class FleetWorker(Worker):
         exc_string: str = "",
         execution: Execution | None = None,
     ) -> None:
-        """Fail the job; an exception is final, only a killed process is worth another try."""
-        if self.is_horse:
+        """Fail the job, or queue it again if that may help."""
+        if self.is_horse and job.func_name in DETERMINISTIC:
             job.retries_left = 0
         super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
@@ -185,7 +193,8 @@ def submit(
 
 def reason(job: Job) -> str | None:
     """The last line of what a failed job raised; None for any other job."""
-    text = (job.exc_info or "").strip()
+    result = job.latest_result()
+    text = (result.exc_string or "").strip() if result is not None else ""
     return text.splitlines()[-1] if text else None
 
 

@@ -61,4 +61,9 @@ def environment(settings: Settings) -> dict[str, str]:
         f"TILUS_{name.upper()}": str(getattr(settings, name))
         for name in ("state", "store", "results", "recorded", "job_seconds", "measure_seconds")
     }
-    return inherited | given | {"REDIS_URL": settings.redis_url, "TILUS_COMMIT": settings.commit}
+    fixed = {
+        "REDIS_URL": settings.redis_url,
+        "TILUS_COMMIT": settings.commit,
+        "TILUS_CACHE": "off",  # the store keeps the kernels
+    }
+    return inherited | given | fixed

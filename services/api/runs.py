@@ -66,16 +66,15 @@ def router(fleet: Fleet, watched: set[str]) -> APIRouter:
             last = now
             await asyncio.sleep(POLL_SECONDS)
 
-    @routes.get("/{identity}/figures/{number}.{kind}")
-    def figure(identity: str, number: int, kind: str) -> FileResponse:
+    @routes.get("/{identity}/figures/{name}")
+    def figure(identity: str, name: str) -> FileResponse:
         plan = found(identity)
-        if number != plan.request.figure or kind not in FORMATS:
-            raise HTTPException(
-                404, f"this run has figure {plan.request.figure} as {', '.join(FORMATS)}"
-            )
-        path = fleet.settings.results / f"figure{number}.{kind}"
+        names = {f"{plan.request.figure}.{kind}": kind for kind in FORMATS}
+        if name not in names:
+            raise HTTPException(404, f"this run draws {', '.join(names)}, not {name}")
+        path = fleet.settings.results / f"figure{name}"
         if not path.exists():
-            raise HTTPException(404, f"figure {number} is not drawn yet: see /v1/runs/{identity}")
-        return FileResponse(path, media_type=MEDIA[kind], filename=path.name)
+            raise HTTPException(404, f"{path.name} is not drawn yet: see /v1/runs/{identity}")
+        return FileResponse(path, media_type=MEDIA[names[name]], filename=path.name)
 
     return routes

@@ -143,7 +143,7 @@ def _forget(store: Path) -> None:
 
 def _fleet(session: Session) -> AbstractContextManager[tuple[Household, httpx.Client]]:
     device = session.device
-    gpu = None if device is None else (gpu_folder(device.name), device.index)
+    gpu = None if device is None else gpu_folder(device.name)
     if session.mode == "compose":
         return compose.fleet(session.settings, gpu)
     return local_fleet(session.settings, gpu)

@@ -19,9 +19,7 @@ WAIT_SECONDS = 60.0
 
 
 @contextmanager
-def fleet(
-    settings: Settings, gpu: tuple[str, int] | None
-) -> Iterator[tuple[Household, httpx.Client]]:
+def fleet(settings: Settings, gpu: str | None) -> Iterator[tuple[Household, httpx.Client]]:
     """The containers, up for as long as the block lasts, and a client of their API."""
     port = settings.api_port or API_PORT
     command = _command(gpu)
@@ -40,11 +38,13 @@ def fetch_figures(client: httpx.Client, states: list[RunState], results: Path) -
     """Copy the figures of the runs out of the containers."""
     for state in states:
         for name in state.figures:
-            answer = client.get(f"/v1/runs/{state.id}/figures/{name}").raise_for_status()
+            answer = client.get(
+                f"/v1/runs/{state.id}/figures/{name.removeprefix('figure')}"
+            ).raise_for_status()
             write_atomic(results / name, answer.content)
 
 
-def _command(gpu: tuple[str, int] | None) -> list[str]:
+def _command(gpu: str | None) -> list[str]:
     base = ["compose", "--file", "compose.yaml"]
     if gpu is None:
         return base

@@ -81,9 +81,7 @@ def parse(arguments: list[str]) -> Options:
     if given.figure is not None and given.figure not in FIGURES:
         made.error(f"there is no figure {given.figure}, only {_list(FIGURES)}")
     if given.wheels is not None and not given.wheels.is_dir():
-        made.exit(
-            2, f"run.sh: there is no folder {given.wheels}: fill one with run.sh wheels DIR\n"
-        )
+        made.error(f"there is no folder {given.wheels} with wheels")
     return given
 
 

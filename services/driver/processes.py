@@ -140,12 +140,10 @@ def locked(state: Path) -> Iterator[None]:
 
 
 @contextmanager
-def local_fleet(
-    settings: Settings, gpu: tuple[str, int] | None
-) -> Iterator[tuple[Household, httpx.Client]]:
+def local_fleet(settings: Settings, gpu: str | None) -> Iterator[tuple[Household, httpx.Client]]:
     """A fleet on this machine for as long as the block lasts, and a client of its API.
 
-    `gpu` is the folder name and the index of the device to measure on, None for no runner.
+    `gpu` is the folder name of the device to measure on, None for no runner.
     """
     with ExitStack() as stack:
         private = Path(tempfile.mkdtemp(prefix="tilus-"))
@@ -161,9 +159,7 @@ def local_fleet(
             household.start(f"compiler-{number}", [*python, "services.compiler"], settings)
         household.start("plotter", [*python, "services.plotter"], settings)
         if gpu is not None:
-            name, index = gpu
-            runner = [*python, "services.runner", "--gpu", name, "--device", str(index)]
-            household.start("runner", runner, settings)
+            household.start("runner", [*python, "services.runner", gpu], settings)
         api = [*python, "services.api", "--fd", str(descriptor)]
         household.start("api", api, settings, inherit=(descriptor,))
         client = stack.enter_context(

@@ -1,0 +1,67 @@
+"""An executor and a compile worker for tests: builds are counted, slow, fail or die as asked."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from services.executors import EXECUTORS
+from services.executors.base import Built, CpuCheck, group_refusal
+from services.messages import KernelSpec
+from services.queue import COMPILE, serve
+
+
+class Fake:
+    """Behaves as its spec's parameters say; every build leaves a line in `log`."""
+
+    def __init__(self, name: str, log: Path):
+        self.name = name
+        self.log = log
+
+    def refusal(self, workload):
+        return group_refusal(workload)
+
+    def candidates(self, workload, arch):
+        return [
+            KernelSpec(
+                executor=self.name,
+                kernel="fake",
+                arch=arch,
+                parameters={"b_dtype": workload.b_dtype, "n": workload.n, "k": workload.k},
+            )
+        ]
+
+    def key(self, spec):
+        if "refuse" in spec.parameters:
+            raise ValueError("fake refuses: leave it out")
+        return spec.key()
+
+    def build(self, spec):
+        with self.log.open("a") as log:
+            log.write(f"{spec.key()}\n")
+        time.sleep(float(spec.parameters.get("milliseconds", 0)) / 1000)
+        if spec.parameters.get("fail"):
+            raise ValueError("this kernel cannot be")
+        if spec.parameters.get("die_once") and self.log.read_text().count(spec.key()) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        files = {"kernel.cubin": spec.canonical().encode(), "source.cu": b"// fake\n"}
+        return Built(files, {"entry": "fake", "threads": 32, "shared_bytes": 0}, {"fake": "1"})
+
+    def check(self, spec):
+        return CpuCheck(float(spec.parameters.get("error", 1e-4)), 0.5, 1, 64, 64)
+
+
+def spec(**parameters):
+    return KernelSpec(executor="fake", kernel="fake", parameters=parameters, arch="sm_90")
+
+
+def built(log: Path) -> list[str]:
+    """The keys that were built, in order, each time they were."""
+    return log.read_text().split() if log.exists() else []
+
+
+if __name__ == "__main__":
+    url, folder = sys.argv[1], Path(sys.argv[2])
+    EXECUTORS["fake"] = Fake("fake", folder)
+    serve(COMPILE, url, burst="burst" in sys.argv[3:])

@@ -1,0 +1,189 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pydantic import ValidationError
+
+from services import runs
+from services.compiler.jobs import build_kernel, check_kernel
+from services.experiments import FIGURES
+from services.messages import KernelSpec, Measurement, RunRequest
+from services.queue import COMPILE, DRAW, FleetQueue, fetch, measure_queue
+from services.records import append, record_path
+from services.runs import BadRequest, Fleet
+from services.settings import load
+from services.store import Store
+from tests.services.fake import Fake
+from tests.services.records import record
+
+RECORDED = RunRequest(figure=9, mode="recorded")
+GPU, UUID = "nvidia-h200", "GPU-1"
+MEASURED = RunRequest(figure=9, mode="measured", gpu=GPU, uuid=UUID)
+
+
+@pytest.fixture
+def fleet(tmp_path, redis):
+    settings = load().model_copy(
+        update={name: tmp_path / name for name in ("state", "store", "results", "recorded")}
+    )
+    executors = {name: Fake(name, tmp_path / "builds") for name in ("tilus", "triton")}
+    return Fleet(settings, Store(settings.store), redis, executors)
+
+
+def kinds(plan, *, stored):
+    return sorted(task.kind for task in plan.tasks if task.stored is stored)
+
+
+def test_without_a_gpu_every_kernel_of_ours_is_compiled_and_checked_once(fleet):
+    cells = [cell for cell in FIGURES[9].cells if cell.executor == "tilus"]
+    kernels = {fleet.executors["tilus"].candidates(c.workload, "sm_90")[0].key() for c in cells}
+    plan = runs.plan(RECORDED, fleet)
+    assert {task.key for task in plan.tasks if task.kind == "compile"} == kernels
+    assert kinds(plan, stored=False).count("check") == len(kernels)
+    assert kinds(plan, stored=False).count("draw") == 1
+    assert plan.absent == len(FIGURES[9].cells)
+
+
+def test_the_kernel_of_a_record_is_the_one_that_is_compiled(fleet):
+    cell = next(cell for cell in FIGURES[9].cells if cell.executor == "tilus")
+    one = record(cell, schedule={"tile": 96})
+    append(record_path(fleet.settings.recorded, "nvidia-h100-80gb-hbm3", 9), one)
+    plan = runs.plan(RECORDED, fleet)
+    specs = [KernelSpec.model_validate(t.message) for t in plan.tasks if t.kind == "compile"]
+    assert one.kernel_spec in specs and plan.absent == len(FIGURES[9].cells) - 1
+
+
+def test_what_is_in_the_store_is_not_queued(fleet):
+    plan = runs.plan(RECORDED, fleet)
+    for task in plan.tasks:
+        if task.kind in ("compile", "check"):
+            spec = KernelSpec.model_validate(task.message)
+            make = build_kernel if task.kind == "compile" else check_kernel
+            make(spec, fleet.store, fleet.executors, "abc")
+    again = runs.plan(RECORDED, fleet)
+    assert kinds(again, stored=False) == ["draw"]
+    runs.start(again, fleet)
+    assert FleetQueue(COMPILE, fleet.connection).count == 0
+    assert FleetQueue(DRAW, fleet.connection).count == 1
+    state = runs.state(again, fleet)
+    assert state.counts["compile"] == {"stored": kinds(again, stored=True).count("compile")}
+    assert state.largest_error == pytest.approx(1e-4) and not state.finished
+
+
+def test_a_measurement_waits_for_exactly_its_missing_kernels(fleet):
+    plan = runs.plan(MEASURED, fleet)
+    compiles = {task.key: task for task in plan.tasks if task.kind == "compile"}
+    measures = [task for task in plan.tasks if task.kind == "measure"]
+    assert measures
+    for task in measures:
+        keys = Measurement.model_validate(task.message).keys
+        assert set(task.after) == {compiles[key].id for key in keys}
+    runs.start(plan, fleet)
+    waiting = FleetQueue(measure_queue(GPU), fleet.connection)
+    assert waiting.count == 0 and len(waiting.deferred_job_registry) == len(measures)
+
+
+def test_a_finished_measurement_is_not_repeated_unless_fresh_numbers_are_wanted(fleet):
+    plan = runs.plan(MEASURED, fleet)
+    first = next(task for task in plan.tasks if task.kind == "measure")
+    measurement = Measurement.model_validate(first.message)
+    one = record(measurement.cell, uuid=UUID, candidates=measurement.keys)
+    append(record_path(fleet.settings.results, GPU, 9), one)
+    again = runs.plan(MEASURED, fleet)
+    assert [t.id for t in again.tasks if t.stored] == [first.id]
+    assert runs.state(again, fleet).counts["measure"]["stored"] == 1
+    fresh = runs.plan(MEASURED.model_copy(update={"fresh": "1"}), fleet)
+    assert kinds(fresh, stored=True) == [] and fresh.id != again.id
+
+
+def test_a_measurement_on_another_device_is_not_ours(fleet):
+    plan = runs.plan(MEASURED, fleet)
+    task = next(task for task in plan.tasks if task.kind == "measure")
+    measurement = Measurement.model_validate(task.message)
+    other = record(measurement.cell, uuid="GPU-2", candidates=measurement.keys)
+    append(record_path(fleet.settings.results, GPU, 9), other)
+    assert kinds(runs.plan(MEASURED, fleet), stored=True) == []
+
+
+def test_a_measurement_that_failed_is_a_failed_point_with_its_reason(fleet):
+    plan = runs.plan(MEASURED, fleet, now=datetime.now(UTC) - timedelta(seconds=5))
+    task = next(task for task in plan.tasks if task.kind == "measure")
+    measurement = Measurement.model_validate(task.message)
+    one = record(measurement.cell, uuid=UUID, candidates=measurement.keys, status="timeout")
+    append(record_path(fleet.settings.results, GPU, 9), one)
+    [failure] = runs.state(plan, fleet).failures
+    assert failure.kind == "measure" and failure.reason.startswith("timeout: ")
+
+
+def test_lost_jobs_are_queued_again_and_kept_ones_are_not(fleet):
+    plan = runs.plan(RECORDED, fleet)
+    runs.start(plan, fleet)
+    queue = FleetQueue(COMPILE, fleet.connection)
+    before = queue.count
+    lost = plan.tasks[0].id
+    [job] = fetch(fleet.connection, [lost])
+    job.delete()
+    assert queue.count == before - 1
+    runs.resume(plan, fleet)
+    assert queue.count == before and lost in queue.get_job_ids()
+
+
+def test_a_waiting_job_whose_reasons_to_wait_are_gone_is_queued(fleet):
+    plan = runs.plan(MEASURED, fleet)
+    runs.start(plan, fleet)
+    measure = next(task for task in plan.tasks if task.kind == "measure")
+    for job in fetch(fleet.connection, measure.after):
+        fleet.connection.hset(job.key, "status", "finished")
+    runs.resume(plan, fleet)
+    assert measure.id in FleetQueue(measure_queue(GPU), fleet.connection).get_job_ids()
+
+
+def test_a_cancelled_run_leaves_the_queue_empty(fleet):
+    plan = runs.plan(RECORDED, fleet)
+    runs.start(plan, fleet)
+    runs.cancel(plan, fleet)
+    assert FleetQueue(COMPILE, fleet.connection).count == 0
+    assert runs.state(plan, fleet).finished
+
+
+def test_a_run_is_found_again_by_its_id(fleet):
+    plan = runs.plan(RECORDED, fleet)
+    runs.start(plan, fleet)
+    assert runs.find(plan.id, fleet.settings) == plan
+    assert runs.every(fleet.settings) == [plan] and runs.find("0" * 16, fleet.settings) is None
+
+
+def test_a_selection_keeps_the_baseline(fleet):
+    cells = runs.selected(RECORDED.model_copy(update={"executors": ("tilus",), "dtypes": ("u4",)}))
+    assert {(c.executor, c.workload.b_dtype) for c in cells} == {
+        ("torch-f16", "float16"),
+        ("tilus", "uint4"),
+    }
+
+
+def test_a_group_size_is_used_where_there_are_groups(fleet):
+    cells = runs.selected(RECORDED.model_copy(update={"group_size": 256}))
+    sizes = {c.workload.b_dtype: c.workload.group_size for c in cells}
+    assert sizes["uint4"] == 256 and sizes["float6_e3m2"] == -1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"figure": 10}, "there is no figure 10 yet: choose 9"),
+        ({"executors": ("cutlass",)}, "has no executor cutlass: choose from .*tilus"),
+        ({"dtypes": ("u5",)}, "has no uint5: choose from .*uint4"),
+        ({"dtypes": ("nonsense",)}, "nonsense"),
+        ({"group_size": 100}, "group size of 100 does not divide k = 8192"),
+        ({"group_size": 0}, "group size of 0 does not divide"),
+    ],
+)
+def test_a_run_that_cannot_be_says_what_there_is(change, message):
+    with pytest.raises(BadRequest, match=message):
+        runs.selected(RECORDED.model_copy(update=change))
+
+
+def test_a_measured_run_names_its_gpu(fleet):
+    with pytest.raises(BadRequest, match="needs the name of its GPU"):
+        runs.plan(MEASURED.model_copy(update={"gpu": ""}), fleet)
+    with pytest.raises(ValidationError):
+        RunRequest(figure=9, mode="measured", gpu="../../etc", uuid=UUID)
