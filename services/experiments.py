@@ -1,10 +1,10 @@
-"""The figures as data: which cells each one has, how they are grouped, what the bars mean.
+"""The figures as data: which cells each one has, in drawing order.
 
-A figure is a list of panels, a panel is a list of clusters (one per weight shape), a cluster has
-one bar group per weight type, and a bar is a cell: an executor and a workload. Executors that do
-not exist yet keep their cells, so that a figure never hides what was not measured."""
+A cell is a bar: an executor and a workload. Cells of one workload are a bar group and get equal
+inputs. Executors that do not exist yet keep their cells, so that a figure never hides what was not
+measured.
+"""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from services.messages import Cell, Workload
@@ -12,7 +12,7 @@ from services.messages import Cell, Workload
 BASELINE = "torch-f16"
 INTEGER_GROUP = 128
 
-# weight type -> executors, both in drawing order
+# weight type -> executors
 OPERATORS: dict[str, tuple[str, ...]] = {
     "float16": (BASELINE,),
     "uint8": ("triton", "ladder", "tilus"),
@@ -22,53 +22,17 @@ OPERATORS: dict[str, tuple[str, ...]] = {
     "uint2": ("ladder", "tilus"),
     "uint1": ("ladder", "tilus"),
 }
-OPERATOR_SHAPES = ((8192, 8192), (8192, 57344), (28672, 8192))
-
-
-@dataclass(frozen=True)
-class Group:
-    """The bars of one weight type: equal inputs, several executors."""
-
-    b_dtype: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """The bar groups of one weight shape [k, n]."""
-
-    k: int
-    n: int
-    groups: tuple[Group, ...]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The clusters of one batch size m."""
-
-    m: int
-    clusters: tuple[Cluster, ...]
+OPERATOR_SHAPES = ((8192, 8192), (8192, 57344), (28672, 8192))  # (k, n)
+OPERATOR_BATCHES = (1, 16)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of the evaluation: its number, what it shows, its panels."""
+    """One figure of the evaluation: its number, what it shows, every bar of it."""
 
     number: int
     title: str
-    panels: tuple[Panel, ...]
-
-    @property
-    def groups(self) -> Iterator[Group]:
-        """Every bar group, in drawing order."""
-        for panel in self.panels:
-            for cluster in panel.clusters:
-                yield from cluster.groups
-
-    @property
-    def cells(self) -> tuple[Cell, ...]:
-        """Every cell, in drawing order."""
-        return tuple(cell for group in self.groups for cell in group.cells)
+    cells: tuple[Cell, ...]
 
 
 def workload(b_dtype: str, m: int, n: int, k: int) -> Workload:
@@ -94,30 +58,16 @@ def baseline(cell: Cell) -> Cell:
     )
 
 
-def _group(figure: int, b_dtype: str, m: int, n: int, k: int) -> Group:
-    problem = workload(b_dtype, m, n, k)
-    return Group(
-        b_dtype,
-        tuple(
-            Cell(figure=figure, executor=executor, workload=problem)
-            for executor in OPERATORS[b_dtype]
-        ),
-    )
-
-
-def _operators(figure: int, batches: tuple[int, ...]) -> tuple[Panel, ...]:
+def _operators(figure: int) -> tuple[Cell, ...]:
     return tuple(
-        Panel(
-            m,
-            tuple(
-                Cluster(k, n, tuple(_group(figure, b_dtype, m, n, k) for b_dtype in OPERATORS))
-                for k, n in OPERATOR_SHAPES
-            ),
-        )
-        for m in batches
+        Cell(figure=figure, executor=executor, workload=workload(b_dtype, m, n, k))
+        for m in OPERATOR_BATCHES
+        for k, n in OPERATOR_SHAPES
+        for b_dtype, executors in OPERATORS.items()
+        for executor in executors
     )
 
 
 FIGURES: dict[int, Figure] = {
-    9: Figure(9, "Quantised matmul against cuBLAS f16", _operators(9, (1, 16))),
+    9: Figure(9, "Quantised matmul against cuBLAS f16", _operators(9)),
 }

@@ -224,7 +224,7 @@ def pack(codes: "Tensor", b_dtype: str) -> "Tensor":
     chunks = codes.reshape(k // CHUNK, CHUNK, n)
     if BITS[b_dtype] == 4:
         chunks = chunks[:, : CHUNK // 2] | (chunks[:, CHUNK // 2 :] << 4)
-    return chunks.transpose(1, 2).contiguous().reshape(-1)
+    return chunks.swapaxes(1, 2).reshape(-1)
 
 
 def grid(parameters: Mapping[str, Parameter], m: int, n: int) -> tuple[int, int, int]:
@@ -250,7 +250,8 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
     partials = torch.empty(blocks[1] * shape.m * shape.n, dtype=torch.float32, device=device)
     counters = torch.zeros(blocks[0], dtype=torch.int32, device=device)
     kernel = LoadedKernel(*built.load())
-    zeros = problem.scales if problem.zeros is None else problem.zeros  # never read without ZEROS
+    zeros = problem.scales if problem.zeros is None else problem.zeros  # without ZEROS never read
+    groups = (problem.scales.data_ptr(), zeros.data_ptr())
     sizes = tuple(np.int32(size) for size in (shape.m, shape.n, shape.k))
 
     def launch(slot: int) -> None:
@@ -259,8 +260,7 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
             blocks,
             problem.activations[slot].data_ptr(),
             words[slot].data_ptr(),
-            problem.scales.data_ptr(),
-            zeros.data_ptr(),
+            *groups,
             problem.outputs[slot].data_ptr(),
             partials.data_ptr(),
             counters.data_ptr(),

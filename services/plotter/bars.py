@@ -1,0 +1,227 @@
+"""Grouped bars: speed over cuBLAS f16, one panel a batch size, one cluster a weight shape."""
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from services.experiments import BASELINE
+from services.plotter.rows import NONE, Row
+
+# Okabe and Ito's colours: told apart with any colour vision, and by lightness in grey
+COLORS = {
+    BASELINE: "#8A8A8A",
+    "triton": "#E69F00",
+    "ladder": "#009E73",
+    "quant-llm": "#CC79A7",
+    "marlin": "#56B4E9",
+    "tilus": "#0072B2",
+}
+OTHER_COLOR = "#4D4D4D"
+LABELS = {BASELINE: "cuBLAS f16"}
+DARK = {"tilus", "ladder"}  # white text reads on these
+INK, FAINT, ALARM = "#222222", "#9A9A9A", "#B00020"
+GROUP_GAP, CLUSTER_GAP = 0.55, 1.2  # in bar widths
+FORMATS = ("pdf", "png", "svg")
+DATELESS = {
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": "tilus"},
+    "png": {"Software": "tilus"},
+    "svg": {"Date": None, "Creator": "tilus"},
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row and where its middle stands, in bar widths."""
+
+    row: Row
+    at: float
+
+
+def draw(table: Sequence[Row], title: str, subtitle: str, footer: str) -> dict[str, bytes]:
+    """The picture in every format, the same bytes for the same rows and words."""
+    style = matplotlib.rc_context(
+        {
+            "font.family": "DejaVu Sans",
+            "font.size": 8.5,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": FAINT,
+            "axes.linewidth": 0.6,
+            "pdf.fonttype": 42,
+            "svg.hashsalt": "tilus",
+            "savefig.dpi": 200,
+        }
+    )
+    with style:
+        figure = _figure(table, title, subtitle, footer)
+        return {name: _saved(figure, name) for name in FORMATS}
+
+
+def _saved(figure: Figure, name: str) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format=name, metadata=DATELESS[name])
+    return content.getvalue()
+
+
+def _figure(table: Sequence[Row], title: str, subtitle: str, footer: str) -> Figure:
+    panels = [(m, list(found)) for m, found in groupby(table, lambda row: row.cell.workload.m)]
+    figure = Figure(figsize=(13.5, 1.6 + 3.1 * max(1, len(panels))))
+    FigureCanvasAgg(figure)
+    height = figure.get_figheight()
+    figure.subplots_adjust(0.045, 0.85 / height, 0.992, 1 - 1.0 / height, hspace=0.36)
+    figure.text(0.012, 1 - 0.28 / height, title, size=13, weight="bold", color=INK)
+    figure.text(0.012, 1 - 0.5 / height, subtitle, size=9, color=INK)
+    figure.text(0.012, 0.12 / height, footer, size=7.5, color="#555555")
+    axes = figure.subplots(max(1, len(panels)), 1, squeeze=False)[:, 0]
+    for axis, (m, found) in zip(axes, panels, strict=False):
+        _scale(axis, table)
+        _panel(axis, m, found)
+    _legend(figure, table, 1 - 0.52 / height)
+    return figure
+
+
+def _legend(figure: Figure, table: Sequence[Row], top: float) -> None:
+    executors = dict.fromkeys(row.cell.executor for row in table)
+    handles: list[Patch | Line2D] = [
+        Patch(color=COLORS.get(name, OTHER_COLOR), label=LABELS.get(name, name))
+        for name in executors
+    ]
+    handles.append(Line2D([], [], color=INK, linewidth=1.4, label="plain read of the same bytes"))
+    figure.legend(
+        handles=handles,
+        loc="lower right",
+        bbox_to_anchor=(0.992, top - 0.005),
+        ncols=len(handles),
+        frameon=False,
+        handlelength=1.2,
+        columnspacing=1.4,
+        borderaxespad=0,
+        borderpad=0,
+    )
+
+
+def _panel(axis: Axes, m: int, table: Sequence[Row]) -> None:
+    clusters = list(_clusters(table))
+    bars = [bar for cluster in clusters for group in cluster for bar in group]
+    axis.set_xlim(-1.1, bars[-1].at + 1.1)
+    axis.set_axisbelow(True)
+    axis.grid(axis="y", color="#E4E4E4", linewidth=0.6)
+    axis.axhline(1, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    axis.tick_params(axis="both", length=0, colors=INK)
+    axis.set_ylabel("speed over cuBLAS f16, log scale", color=INK)
+    axis.set_title(f"m = {m}", loc="left", size=10, weight="bold", color=INK, pad=7)
+    for bar in bars:
+        _bar(axis, bar)
+    for cluster in clusters:
+        for group in cluster:
+            _group_floor(axis, group)
+    _names(axis, clusters)
+
+
+def _scale(axis: Axes, table: Sequence[Row]) -> None:
+    """Ratios are drawn by their logarithm: twice as fast is as far above 1 as half is below."""
+    heights = [row.speedup for row in table if row.speedup is not None]
+    floors = [floor for row in table if (floor := _floor(row)) is not None]
+    bottom = 2.0 ** min(-1, math.floor(math.log2(min([*heights, 1.0]))) - 1)
+    top = max([*heights, *floors, 2.0]) * 1.15
+    axis.set_yscale("log", base=2)
+    axis.set_ylim(bottom, top)
+    marks = range(round(math.log2(bottom)), math.ceil(math.log2(top)))
+    axis.set_yticks([2.0**mark for mark in marks], [f"{2.0**mark:g}" for mark in marks])
+    axis.minorticks_off()
+
+
+def _clusters(table: Sequence[Row]) -> Iterator[list[list[Bar]]]:
+    at = 0.0
+    for _, cluster in groupby(table, lambda row: (row.cell.workload.k, row.cell.workload.n)):
+        groups = []
+        for _, group in groupby(cluster, lambda row: row.cell.workload):
+            rows = list(group)
+            groups.append([Bar(row, at + place) for place, row in enumerate(rows)])
+            at += len(rows) + GROUP_GAP
+        at += CLUSTER_GAP
+        yield groups
+
+
+def _bar(axis: Axes, bar: Bar) -> None:
+    executor, height = bar.row.cell.executor, bar.row.speedup
+    if height is None:
+        absent = bar.row.status in (NONE, "ok")
+        _word(axis, bar.at, NONE if absent else bar.row.status, FAINT if absent else ALARM)
+        return
+    bottom, _ = axis.get_ylim()
+    color = COLORS.get(executor, OTHER_COLOR)
+    axis.bar(bar.at, height - bottom, width=0.9, bottom=bottom, color=color, zorder=2)
+    _word(axis, bar.at, f"{height:.2f}", "white" if executor in DARK else INK)
+
+
+def _word(axis: Axes, x: float, word: str, color: str) -> None:
+    """All words stand on one line, at the foot of their bars."""
+    axis.text(
+        x,
+        0.025,
+        word,
+        transform=axis.get_xaxis_transform(),
+        rotation=90,
+        ha="center",
+        va="bottom",
+        size=7.5,
+        color=color,
+        zorder=4,
+    )
+
+
+def _floor(row: Row) -> float | None:
+    """How much faster than cuBLAS a plain read of the row's bytes is."""
+    record = row.record
+    if record is None or row.speedup is None or record.floor_ratio is None:
+        return None
+    return row.speedup * record.floor_ratio
+
+
+def _group_floor(axis: Axes, group: Sequence[Bar]) -> None:
+    floors = [floor for bar in group if (floor := _floor(bar.row)) is not None]
+    if not floors:
+        return
+    left, right = group[0].at - 0.5, group[-1].at + 0.5
+    height = sum(floors) / len(floors)
+    axis.plot([left, right], [height] * 2, color=INK, linewidth=1.4, zorder=3)
+
+
+def _names(axis: Axes, clusters: Sequence[Sequence[Sequence[Bar]]]) -> None:
+    groups = [group for cluster in clusters for group in cluster]
+    axis.set_xticks(
+        [(group[0].at + group[-1].at) / 2 for group in groups],
+        [_short(group[0].row) for group in groups],
+    )
+    below = axis.get_xaxis_transform()
+    for number, cluster in enumerate(clusters):
+        left, right = cluster[0][0], cluster[-1][-1]
+        shape = left.row.cell.workload
+        words = f"k = {shape.k}, n = {shape.n}"
+        middle = (left.at + right.at) / 2
+        axis.text(
+            middle, -0.115, words, transform=below, ha="center", va="top", color=INK, weight="bold"
+        )
+        if number:
+            x = left.at - 0.5 - (GROUP_GAP + CLUSTER_GAP) / 2
+            axis.plot(
+                [x, x], [-0.17, 1], transform=below, color="#D0D0D0", linewidth=0.8, clip_on=False
+            )
+
+
+def _short(row: Row) -> str:
+    """The weight type as bars are labelled: f16, u8, f6e3m2."""
+    name = row.cell.workload.b_dtype
+    for long, short in (("float", "f"), ("uint", "u"), ("int", "i"), ("_", "")):
+        name = name.replace(long, short)
+    return name
