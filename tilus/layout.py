@@ -163,6 +163,23 @@ def reduce(a: Layout, dims: Iterable[int]) -> Layout:
     )
 
 
+def narrow(a: Layout, dim: int, extent: int) -> Layout:
+    """`a` with `extent` of its indices along `dim`, those that equal registers of `a` hold.
+
+    TilusError unless the digits above `extent` are digits of registers.
+    """
+    for mode in a.thread_modes:
+        if mode.dim == dim and mode.stride * mode.size > extent:
+            raise TilusError(f"narrow: {extent} along dimension {dim} of {a} is in some threads only")
+    kept = [
+        Mode(min(m.size, extent // m.stride), m.dim, m.stride) if m.dim == dim else m
+        for m in a.register_modes
+        if m.dim != dim or m.stride < extent
+    ]
+    shape = [extent if d == dim else n for d, n in enumerate(a.shape)]
+    return layout(shape, a.thread_modes, kept)
+
+
 def permute_registers(a: Layout, sizes: Sequence[int], order: Sequence[int]) -> Layout:
     """h(t, j) = a(t, i) where the digits of j are those of i, of `sizes`, taken in `order`."""
     if prod(sizes) != a.registers or min(sizes, default=1) < 1:

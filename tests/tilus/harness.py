@@ -1,0 +1,163 @@
+"""One instruction alone in a kernel: bring its operands, perform it, bring out all that it changed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tilus.dtypes import DType, f16, i32, u8
+from tilus.ir import Do, Global, Integer, Pointer, Program, Register, Shared, Tensor, Var
+from tilus.isa import Inst
+from tilus.isa.registers import to_bits
+from tilus.lang import Tracer
+from tilus.layout import Layout, local, spatial
+
+SPACE = 4096  # elements behind a global operand's pointer
+WIDE = 64  # more threads than one warp: what a layout has no use for must keep out
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program and the arrays that it is given; `names` of those that it may write."""
+
+    program: Program
+    arguments: dict[str, Any]
+    names: tuple[str, ...]
+
+
+def threads_of(inst: Inst) -> int:
+    """As many threads as the registers spread over, or two warps where there are none."""
+    layouts = [v for v in vars(inst).values() if isinstance(v, Layout)]
+    layouts += [t.layout for t in inst.operands if isinstance(t, Register)]
+    return max([layout.threads for layout in layouts], default=WIDE)
+
+
+def case_of(inst: Inst, rng: np.random.Generator) -> Case:
+    """`inst` in a kernel of one block, with random operands."""
+    t, arguments, dumped = Tracer(), {}, []
+    threads = threads_of(inst)
+    t._counts = {"r": 100, "s": 100, "g": 100, "v": 100}  # the sample's own names come first
+    parameters: list[Pointer | Integer] = []
+
+    def pointer(name: str, dtype: DType, array: np.ndarray) -> Var:
+        parameters.append(Pointer(name, dtype))
+        arguments[name] = array
+        return Var(name)
+
+    for k, tensor in enumerate(dict.fromkeys(inst.operands)):
+        match tensor:
+            case Register():
+                bring_register(t, tensor, pointer(f"in{k}_", u8, held_bytes(tensor, rng)))
+            case Shared():
+                array = random_values(tensor.dtype, int(np.prod(tensor.shape)), rng)
+                bring_shared(t, tensor, pointer(f"in{k}_", tensor.dtype, array))
+                dumped.append(tensor)
+            case Global():
+                dtype = tensor.dtype
+                array = random_values(dtype, SPACE, rng)
+                source = pointer(tensor.pointer + "_", dtype, array)
+                view = type(tensor)("", dtype, tensor.shape, tensor.strides, source.name)
+                inst = with_operand(inst, tensor, name_global(t, view, source))
+    out = inst.result()
+    out = t.perform(inst)
+    t.commit_group()
+    t.wait_group(0)
+    t.synchronize()
+    for k, tensor in enumerate([out, *inst.operands]):
+        if isinstance(tensor, Register):
+            array = np.zeros(tensor.layout.threads * -(-tensor.bits_held // 8), np.uint8)
+            take_register(t, tensor, pointer(f"out{k}_", u8, array))
+    for k, shared in enumerate(dumped):
+        array = np.zeros(int(np.prod(shared.shape)), shared.dtype.carrier)
+        take_shared(t, shared, pointer(f"dump{k}_", shared.dtype, array))
+    if isinstance(out, Var):
+        array = np.zeros(4, np.int32)
+        take_scalar(t, out, pointer("scalar", i32, array))
+    program = Program(inst.name, tuple(parameters), (1, 1, 1), threads, t.finish())
+    return Case(program, arguments, tuple(arguments))
+
+
+def with_operand(inst: Inst, old: Tensor, new: Tensor) -> Inst:
+    fields = {k: new if v is old or v == old else v for k, v in vars(inst).items()}
+    return type(inst)(**fields)
+
+
+def name_global(t: Tracer, view: Global, source: Var) -> Global:
+    named: Global = t.view_global(source, view.dtype, view.shape, view.strides)
+    return named
+
+
+def random_values(dtype: DType, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Small numbers: sums and products of them stay finite and nearly exact."""
+    if dtype.kind == "float" and dtype.bits > 8:
+        return dtype.carry(rng.integers(-8, 9, count) / 4)
+    codes = rng.integers(0, 1 << min(dtype.bits, 20), count)
+    return dtype.codes(dtype.carry(codes)).view(dtype.carrier) if dtype.bits > 8 else codes.astype(dtype.carrier)
+
+
+def byte_layout(tensor: Register) -> Layout:
+    """The tile's bits as bytes: [threads, bytes a thread]."""
+    assert tensor.bits_held % 8 == 0, f"{tensor} holds no whole bytes"
+    return spatial(tensor.layout.threads, 1) * local(1, tensor.bits_held // 8)
+
+
+def held_bytes(tensor: Register, rng: np.random.Generator) -> np.ndarray:
+    """The bytes that each thread holds of a random tile; copies of an element agree."""
+    count = int(np.prod(tensor.shape))
+    tile = random_values(tensor.dtype, count, rng).reshape(tensor.shape)
+    bits = to_bits(tile, tensor.dtype, tensor.layout)
+    return np.packbits(bits, axis=1, bitorder="little").ravel()
+
+
+def bring_register(t: Tracer, tensor: Register, source: Var) -> None:
+    layout = byte_layout(tensor)
+    raw = t.load_global(t.view_global(source, u8, layout.shape, (layout.shape[1], 1)), (0, 0), layout)
+    view = t.view(raw, tensor.dtype, tensor.layout)
+    held = t.allocate_register(tensor.dtype, tensor.layout)
+    rename(t, held, tensor)
+    t.assign(tensor, view)
+
+
+def rename(t: Tracer, old: Tensor, new: Tensor) -> None:
+    """Let the last statement return `new`."""
+    last = t._bodies[-1].pop()
+    assert isinstance(last, Do) and last.out == old
+    t._bodies[-1].append(Do(last.instruction, new))
+
+
+def bring_shared(t: Tracer, tensor: Shared, source: Var) -> None:
+    held = t.allocate_shared(tensor.dtype, tensor.shape, tensor.swizzle)
+    rename(t, held, tensor)
+    count = int(np.prod(tensor.shape))
+    for k in range(count):  # one element at a time: no layout to trust
+        index = tuple(int(i) for i in np.unravel_index(k, tensor.shape))
+        one = local(*(1,) * len(tensor.shape))
+        value = t.load_global(t.view_global(source, tensor.dtype, (count,), (1,)), (k,), local(1))
+        t.store_shared(tensor, t.view(value, tensor.dtype, one), index)
+    t.synchronize()
+
+
+def take_register(t: Tracer, tensor: Register, target: Var) -> None:
+    layout = byte_layout(tensor)
+    raw = t.view(tensor, u8, layout)
+    t.store_global(t.view_global(target, u8, layout.shape, (layout.shape[1], 1)), raw, (0, 0))
+
+
+def take_shared(t: Tracer, tensor: Shared, target: Var) -> None:
+    count = int(np.prod(tensor.shape))
+    for k in range(count):
+        index = tuple(int(i) for i in np.unravel_index(k, tensor.shape))
+        one = local(*(1,) * len(tensor.shape))
+        value = t.view(t.load_shared(tensor, index, one), tensor.dtype, local(1))
+        t.store_global(t.view_global(target, tensor.dtype, (count,), (1,)), value, (k,))
+
+
+def take_scalar(t: Tracer, scalar: Var, target: Var) -> None:
+    """Bring out a scalar: element i of the target becomes 1 where the scalar has bit i."""
+    for bit in range(4):
+        with t.when(scalar // (1 << bit) % 2):
+            one = t.allocate_register(i32, local(1), 1)
+            t.store_global(t.view_global(target, i32, (4,), (1,)), one, (bit,))
+
+
+__all__ = ["Case", "case_of", "f16"]

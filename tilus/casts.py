@@ -1,0 +1,81 @@
+"""How one element type becomes another, many at once: rows of (from, to, order, function).
+
+A thread's registers of a tile are one string of bits, element i at bits n*i .. n*i + n - 1. A fast
+cast to a 16-bit type takes two elements at a time, which must lie at the same place in opposite
+16-bit halves of words: elements i and i + `stride(n)` do, whatever n is. So a fast cast gives its
+result in another order of registers than it takes them, which costs nothing: the layout of the
+result says so.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import gcd
+
+from tilus.dtypes import DType, bf16, f16, f32
+from tilus.layout import Layout, permute_registers
+
+
+def stride(bits: int) -> int:
+    """The smallest d for which elements i and i + d lie in opposite halves, equally far in.
+
+    bits * d is then 16 modulo 32.
+    """
+    return 16 // gcd(bits, 16)
+
+
+@dataclass(frozen=True)
+class FastCast:
+    """Two elements at once, by `function`<kind, bit of one, bit of the other>(words)."""
+
+    accepts: Callable[[DType], bool]
+    target: DType
+    function: str
+
+
+def is_small_integer(t: DType) -> bool:
+    return t.kind in ("uint", "int") and t.bits <= 8
+
+
+def fits_in_f16(t: DType) -> bool:
+    """A float of up to 8 bits whose every code is exponent and mantissa of a float16 too.
+
+    With 5 exponent bits the largest exponent must mean infinity or NaN in the source as well.
+    """
+    if t.kind != "float" or t.bits > 8 or t.specials == "fn":
+        return False
+    return t.exponent < 5 or (t.exponent == 5 and (t.specials == "ieee" or t.mantissa == 0))
+
+
+FAST = [
+    FastCast(is_small_integer, f16, "integers_to_f16"),
+    FastCast(fits_in_f16, f16, "floats_to_f16"),
+]
+
+PACKING = {f16: "f32_to_f16_pair", bf16: "f32_to_bf16_pair"}  # two float32 registers to one word
+
+
+def fast_cast(source: DType, target: DType, registers: int) -> FastCast | None:
+    """The row that casts `registers` elements of `source` a thread to `target`, if there is one."""
+    if registers % (2 * stride(source.bits)) or registers * source.bits % 32:
+        return None
+    return next((row for row in FAST if row.target == target and row.accepts(source)), None)
+
+
+def packing(source: DType, target: DType, registers: int) -> str | None:
+    """The function that rounds two float32 registers to one word of `target`, if there is one."""
+    return PACKING.get(target) if source == f32 and registers % 2 == 0 else None
+
+
+def cast_layout(source: DType, target: DType, layout: Layout) -> Layout:
+    """The layout of the result: pairs that the fast cast makes together become neighbours."""
+    if fast_cast(source, target, layout.registers) is None:
+        return layout
+    d = stride(source.bits)
+    return permute_registers(layout, (layout.registers // (2 * d), 2, d), (0, 2, 1))
+
+
+def pair_bits(source: DType, word: int) -> tuple[int, int]:
+    """Where in the bit string the two elements lie that make `word` of a fast cast's result."""
+    d = stride(source.bits)
+    first = word // d * 2 * d + word % d
+    return source.bits * first, source.bits * (first + d)

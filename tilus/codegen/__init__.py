@@ -1,0 +1,210 @@
+"""Program -> CUDA C++ text. An instruction's code is what its `cuda` writes here.
+
+The text calls functions of the prelude (`tilus.cuh`) and holds no inline assembly, so the same
+text compiles for a GPU and for the host.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tilus.errors import TilusError
+from tilus.ir import (
+    GRID,
+    OPERATORS,
+    Binary,
+    Break,
+    Do,
+    For,
+    Global,
+    If,
+    Integer,
+    Let,
+    Parameter,
+    Pointer,
+    Program,
+    Register,
+    Scalar,
+    Set,
+    Shared,
+    Statement,
+    Var,
+    While,
+    divisor,
+    evaluate,
+)
+from tilus.isa.base import Inst
+
+SHARED_ALIGNMENT = 128  # bytes; what the swizzled accesses and the copy engine ask for
+
+
+@dataclass(frozen=True)
+class Source:
+    """The CUDA text of a program and what a launch of it needs."""
+
+    text: str
+    entry: str
+    threads: int
+    shared_bytes: int
+
+
+def generate(program: Program) -> Source:
+    """The CUDA C++ text of `program`."""
+    cu = TextWriter(program)
+    cu.write(program.body)
+    entry = f"tilus_{program.name}"  # no name that the prelude has
+    parameters = ", ".join(declaration(p) for p in program.parameters)
+    text = "\n".join(
+        [
+            '#include "tilus.cuh"',
+            "",
+            f"KERNEL({program.threads}) {entry}({parameters}) {{",
+            f"  BLOCK_VARIABLES({cu.shared_bytes});",
+            *cu.lines,
+            "}",
+            "",
+        ]
+    )
+    return Source(text, entry, program.threads, cu.shared_bytes)
+
+
+def host_entry(program: Program, source: Source) -> str:
+    """A C function `run_<name>` that launches `program` on the host: (arguments, grid, backwards)."""
+    arguments = ", ".join(
+        f"arguments[{i}]" if isinstance(p, Pointer) else f"*(int*)arguments[{i}]"
+        for i, p in enumerate(program.parameters)
+    )
+    return "\n".join(
+        [
+            f'extern "C" int run_{program.name}'
+            "(void** arguments, const int* grid, int backwards) {",
+            f"  auto kernel = [](void** arguments) {{ {source.entry}({arguments}); }};",
+            f"  return launch(kernel, arguments, grid, {source.threads}, {source.shared_bytes},"
+            " backwards);",
+            "}",
+            "",
+        ]
+    )
+
+
+def grid_of(program: Program, arguments: dict[str, Any]) -> tuple[int, int, int]:
+    """How many blocks a launch with these integer arguments has."""
+    integers = {p.name: arguments[p.name] for p in program.parameters if isinstance(p, Integer)}
+    x, y, z = (evaluate(extent, integers) for extent in program.grid)
+    return x, y, z
+
+
+def declaration(parameter: Parameter) -> str:
+    """A parameter in C."""
+    match parameter:
+        case Pointer(name):
+            return f"void* {name}"
+        case Integer(name):
+            return f"const int {name}"
+
+
+class TextWriter:
+    """The growing text; what an instruction may say is `tilus.isa.base.Writer`."""
+
+    def __init__(self, program: Program) -> None:
+        self.threads = program.threads
+        self.facts = dict(program.facts)
+        self.shared_bytes = 0
+        self.lines: list[str] = []
+        self._depth = 1
+        self._words: dict[str, str] = {}
+
+    def write(self, body: tuple[Statement, ...]) -> None:
+        for statement in body:
+            self.write_statement(statement)
+
+    def write_statement(self, statement: Statement) -> None:
+        match statement:
+            case Do(instruction, out):
+                assert isinstance(instruction, Inst)
+                self.perform(instruction, out)
+            case Let(var, value):
+                self.facts[var.name] = divisor(value, self.facts)
+                self.line(f"int {var.name} = {self.expr(value)};")
+            case Set(var, value):
+                self.line(f"{var.name} = {self.expr(value)};")
+            case For(var, start, stop, unroll, body):
+                self.line("#pragma unroll" if unroll == 0 else f"#pragma unroll {unroll}")
+                name = var.name
+                head = f"for (int {name} = {self.expr(start)}; {name} < {self.expr(stop)}; {name}++)"
+                self.write_scope(head, body)
+            case While(condition, body):
+                self.write_scope(f"while ({self.expr(condition)})", body)
+            case If(condition, then, otherwise):
+                self.write_scope(f"if ({self.expr(condition)})", then)
+                if otherwise:
+                    self.write_scope("else", otherwise)
+            case Break():
+                self.line("break;")
+
+    def write_scope(self, head: str, body: tuple[Statement, ...]) -> None:
+        with self.scope(head):
+            self.write(body)
+
+    def perform(self, inst: Inst, out: object) -> None:
+        self.line(f"// {inst.name}")
+        if isinstance(out, Register):
+            self._words[out.name] = out.name
+            self.lines.append("")
+            place = len(self.lines) - 1
+            inst.cuda(self, out)
+            if self._words[out.name] == out.name:
+                count = -(-out.bits_held // 32)
+                self.lines[place] = f"{'  ' * self._depth}uint32_t {out.name}[{count}] = {{}};"
+            else:
+                del self.lines[place]
+            return
+        inst.cuda(self, out)
+
+    def line(self, text: str) -> None:
+        self.lines.append("  " * self._depth + text)
+
+    @contextmanager
+    def scope(self, opening: str = "") -> Iterator[None]:
+        self.line(f"{opening} {{".lstrip())
+        self._depth += 1
+        yield
+        self._depth -= 1
+        self.line("}")
+
+    def expr(self, e: Scalar) -> str:
+        match e:
+            case Binary(op, a, b):
+                return OPERATORS[op].code.format(self.expr(a), self.expr(b))
+            case Var(name):
+                return name
+        return str(e)
+
+    def words(self, t: Register) -> str:
+        return self._words[t.name]
+
+    def alias(self, new: Register, old: Register) -> None:
+        self._words[new.name] = self._words[old.name]
+
+    def base(self, t: Global | Shared) -> str:
+        return t.name
+
+    def define(self, t: Global | Shared, code: str) -> None:
+        self.line(f"char* const {t.name} = {code};")
+
+    def reserve(self, bytes: int) -> int:
+        offset = self.shared_bytes
+        self.shared_bytes += -(-bytes // SHARED_ALIGNMENT) * SHARED_ALIGNMENT
+        return offset
+
+
+def check_names(program: Program) -> None:
+    """Parameter names are C names that generated text does not use."""
+    taken = {"thread", "shared", "lane", "warp", *GRID}
+    for p in program.parameters:
+        if not p.name.isidentifier() or p.name in taken or p.name[-1].isdigit():
+            raise TilusError(
+                f"{program.name}: a parameter cannot be called {p.name!r}: take a word that is not"
+                f" one of {sorted(taken)} and does not end in a digit"
+            )

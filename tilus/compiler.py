@@ -1,0 +1,80 @@
+"""Program -> cubin: the text, its key, the binary."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from tilus import codegen
+from tilus.ir import Program
+from tilus.runtime import host, nvrtc, prelude
+from tilus.runtime.nvrtc import Resources
+from tilus.text import to_text
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel for one architecture: what to load, what a launch needs, what it was made from."""
+
+    key: str
+    arch: str
+    cubin: bytes
+    source: str
+    program: str
+    entry: str
+    threads: int
+    shared_bytes: int
+    resources: Resources
+    log: str
+    seconds: float
+
+
+def compiler_versions() -> dict[str, str]:
+    """What takes part in a compile."""
+    return {"nvrtc": nvrtc.compiler_version()}
+
+
+def kernel_key(program: Program, arch: str) -> str:
+    """SHA-256 over all that decides the bytes: program, generated text, prelude, compiler, arch."""
+    return _key(program, codegen.generate(program), arch)
+
+
+def compile(program: Program, arch: str = "sm_90") -> Compiled:
+    """`program` as a cubin for `arch`; needs no GPU."""
+    source = codegen.generate(program)
+    built = nvrtc.compile_cubin(source.text, source.entry, arch, source.shared_bytes)
+    return Compiled(
+        key=_key(program, source, arch),
+        arch=arch,
+        cubin=built.cubin,
+        source=source.text,
+        program=to_text(program),
+        entry=source.entry,
+        threads=source.threads,
+        shared_bytes=source.shared_bytes,
+        resources=built.resources,
+        log=built.log,
+        seconds=built.seconds,
+    )
+
+
+def run_on_host(
+    program: Program, arguments: dict[str, host.Argument], backwards: bool = False
+) -> None:
+    """Run the generated text of `program` on this processor; arrays are written in place."""
+    source = codegen.generate(program)
+    library = host.build(source.text + codegen.host_entry(program, source))
+    host.run(
+        library,
+        program.name,
+        [arguments[p.name] for p in program.parameters],
+        codegen.grid_of(program, arguments),
+        backwards,
+    )
+
+
+def _key(program: Program, source: codegen.Source, arch: str) -> str:
+    decides = [
+        to_text(program), source.text, prelude.text_of(prelude.CUDA), arch, *nvrtc.FLAGS,
+        *compiler_versions().values(),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()

@@ -1,0 +1,195 @@
+"""The reference machine: run a program on NumPy arrays. An instruction means its `run`.
+
+Blocks run one after another. Asynchronous copies happen when they are waited for, so that a kernel
+that forgets to wait reads garbage here too; fresh shared memory is garbage.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tilus.dtypes import DType
+from tilus.errors import TilusError
+from tilus.ir import (
+    PLAIN,
+    Break,
+    Do,
+    Expr,
+    For,
+    Global,
+    If,
+    Let,
+    Program,
+    Register,
+    Scalar,
+    Set,
+    Shared,
+    Statement,
+    Swizzle,
+    Tensor,
+    Var,
+    While,
+    evaluate,
+)
+from tilus.isa.base import Inst, Tile
+
+Arguments = dict[str, Any]  # a flat array in its carrier type for a pointer, an int for an integer
+
+
+def interpret(program: Program, arguments: Arguments) -> None:
+    """Run `program` on `arguments`, by parameter name; arrays are written in place."""
+    wanted = {p.name for p in program.parameters}
+    if set(arguments) != wanted:
+        raise TilusError(f"{program.name} takes {sorted(wanted)}, not {sorted(arguments)}")
+    scalars = {name: int(v) for name, v in arguments.items() if not isinstance(v, np.ndarray)}
+    pointers = {name: v for name, v in arguments.items() if isinstance(v, np.ndarray)}
+    extents = [evaluate(extent, scalars) for extent in program.grid]
+    for z, y, x in itertools.product(*(range(n) for n in reversed(extents))):
+        env = {**scalars, "block_x": x, "block_y": y, "block_z": z}
+        RunningBlock(pointers, env).run(program.body)
+
+
+@dataclass
+class Elements:
+    """A tensor in memory: a flat array and the offset of each index."""
+
+    array: Tile
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    swizzle: Swizzle = PLAIN
+
+    def read(self, index: tuple[Tile, ...]) -> Tile:
+        inside, offset = self._locate(index)
+        values = self.array[np.where(inside, offset, 0)]
+        return np.where(inside, values, np.zeros((), values.dtype))
+
+    def write(self, index: tuple[Tile, ...], values: Tile) -> None:
+        inside, offset = self._locate(index)
+        self.array[offset[inside]] = np.broadcast_to(values, inside.shape)[inside]
+
+    def _locate(self, index: tuple[Tile, ...]) -> tuple[Tile, Tile]:
+        inside = np.logical_and.reduce(
+            [(i >= 0) & (i < n) for i, n in zip(index, self.shape, strict=True)]
+        )
+        offset: Any = sum(i * s for i, s in zip(index, self.strides, strict=True))
+        if self.swizzle.bits:
+            offset = self.swizzle(offset)
+        if inside.any() and offset[inside].max() >= self.array.size:
+            raise TilusError(
+                f"index {offset[inside].max()} of a tensor of shape {self.shape} lies beyond the"
+                f" {self.array.size} elements behind its pointer"
+            )
+        return inside, offset
+
+
+class Left(Exception):
+    """A `break` on its way to its loop."""
+
+
+@dataclass
+class RunningBlock:
+    """One thread block: what its names stand for."""
+
+    pointers: dict[str, Tile]
+    env: dict[str, int]
+    tiles: dict[str, Tile] = field(default_factory=dict)
+    shared: dict[str, Tile] = field(default_factory=dict)
+    groups: list[list[Callable[[], None]]] = field(default_factory=lambda: [[]])
+
+    def run(self, body: tuple[Statement, ...]) -> None:
+        for statement in body:
+            self.step(statement)
+
+    def step(self, statement: Statement) -> None:
+        match statement:
+            case Do(instruction, out):
+                assert isinstance(instruction, Inst)
+                self.perform(instruction, out)
+            case Let(var, value) | Set(var, value):
+                self.env[var.name] = evaluate(value, self.env)
+            case If(condition, then, otherwise):
+                self.run(then if evaluate(condition, self.env) else otherwise)
+            case Break():
+                raise Left
+            case For() | While():
+                try:
+                    self.loop(statement)
+                except Left:
+                    return
+
+    def loop(self, statement: For | While) -> None:
+        match statement:
+            case For(var, start, stop, _, body):
+                for i in range(evaluate(start, self.env), evaluate(stop, self.env)):
+                    self.env[var.name] = i
+                    self.run(body)
+            case While(condition, body):
+                while evaluate(condition, self.env):
+                    self.run(body)
+
+    def perform(self, inst: Inst, out: Tensor | Var | None) -> None:
+        operands = [self.operand(t) for t in inst.operands]
+        value = replace(inst, **self.valued_fields(inst)).run(self, *operands)  # type: ignore[type-var]
+        match out:
+            case Register(name):
+                self.tiles[name] = value
+            case Shared(name):
+                self.shared[name] = value
+            case Var(name):
+                self.env[name] = value
+
+    def operand(self, tensor: Tensor) -> Any:
+        match tensor:
+            case Register(name):
+                return self.tiles[name]
+            case Global() | Shared():
+                return self.memory(tensor)
+        raise AssertionError(tensor)
+
+    def memory(self, tensor: Global | Shared) -> Elements:
+        match tensor:
+            case Global(_, dtype, shape, strides, pointer):
+                array = self.pointers[pointer].view(dtype.carrier)
+                return Elements(array, dtype, self.valued(shape), self.valued(strides))
+            case Shared(name, dtype, shape, swizzle):
+                steps = tuple(prod(shape[d + 1 :]) for d in range(len(shape)))
+                return Elements(self.shared[name], dtype, shape, steps, swizzle)
+
+    def valued(self, extents: tuple[Scalar, ...]) -> tuple[int, ...]:
+        return tuple(evaluate(e, self.env) for e in extents)
+
+    def valued_fields(self, inst: Inst) -> dict[str, Any]:
+        """The fields of `inst` that hold expressions, as numbers (pointers keep their names)."""
+        found: dict[str, Any] = {}
+        for name, field_value in vars(inst).items():
+            match field_value:
+                case Var(pointer) if pointer in self.pointers:
+                    continue
+                case Expr():
+                    found[name] = evaluate(field_value, self.env)
+                case tuple() if any(isinstance(e, Expr) for e in field_value):
+                    found[name] = self.valued(field_value)
+        return found
+
+    def defer(self, action: Callable[[], None]) -> None:
+        self.groups[-1].append(action)
+
+    def commit(self) -> None:
+        self.groups.append([])
+
+    def wait(self, pending: int) -> None:
+        while len(self.groups) - 1 > pending:
+            for action in self.groups.pop(0):
+                action()
+
+    def pointer(self, name: str) -> Tile:
+        return self.pointers[name]
+
+    def allocate(self, dtype: DType, elements: int) -> Tile:
+        bytes = elements * np.dtype(dtype.carrier).itemsize
+        return np.frombuffer(bytearray(b"\xff" * bytes), dtype.carrier)

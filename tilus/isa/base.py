@@ -1,0 +1,154 @@
+"""What an instruction is.
+
+A subclass of `Inst` states, in one place, everything the system knows about an instruction:
+
+    docstring  what it means, for the manual
+    fields     its operands (tensors) and attributes, in call order
+    effect     what it does besides returning a value
+    result     the type of the value (its name is empty), or None; raises `TilusError` if the
+               operands make no sense
+    run        its meaning on whole tiles: NumPy in, NumPy out
+    cuda       its code for one thread, written with calls of prelude functions
+    samples    small uses of it, for the tests and the manual
+
+The interpreter, the code generator, the passes, the manual and the tests read all they know from
+there; none of them knows an instruction by name.
+"""
+
+import enum
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
+
+import numpy as np
+import numpy.typing as npt
+
+from tilus.dtypes import DType
+from tilus.ir import Global, Instruction, Register, Scalar, Shared, Tensor, Var
+
+ISA: dict[str, type["Inst"]] = {}
+
+Tile = npt.NDArray[Any]  # a whole tile, in its dtype's carrier type
+Result = Tensor | Var | None
+
+
+class Effect(enum.Flag):
+    PURE = 0
+    READS = enum.auto()  # memory that others may write
+    WRITES = enum.auto()  # memory, or an operand's registers
+    SYNC = enum.auto()  # the order in which others see memory
+
+
+class Memory(Protocol):
+    """A tensor in global or shared memory, as `run` sees it."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+
+    def read(self, index: tuple[Tile, ...]) -> Tile:
+        """The elements at `index`; those outside the shape are zero."""
+
+    def write(self, index: tuple[Tile, ...], values: Tile) -> None:
+        """Store `values` at `index`; those outside the shape are dropped."""
+
+
+class Block(Protocol):
+    """The running thread block, as `run` sees it."""
+
+    def defer(self, action: Callable[[], None]) -> None:
+        """Put an asynchronous copy into the open group; it happens when it is waited for."""
+
+    def commit(self) -> None:
+        """Close the open group of asynchronous copies."""
+
+    def wait(self, pending: int) -> None:
+        """Let all but the newest `pending` groups happen."""
+
+    def pointer(self, name: str) -> Tile:
+        """The flat array that a pointer parameter stands for."""
+
+    def memory(self, tensor: Global | Shared) -> Memory:
+        """A view of `tensor`, whose shape and strides are known by now."""
+
+    def allocate(self, dtype: DType, elements: int) -> Tile:
+        """New shared memory, full of garbage."""
+
+
+class Writer(Protocol):
+    """The CUDA text of one program, as `cuda` sees it."""
+
+    threads: int
+    facts: dict[str, int]  # what divides each variable
+
+    def line(self, text: str) -> None:
+        """Add a line of code."""
+
+    def scope(self, opening: str = "") -> AbstractContextManager[None]:
+        """Braces around the lines written inside."""
+
+    def expr(self, e: Scalar) -> str:
+        """`e` in C, a 32-bit int."""
+
+    def words(self, t: Register) -> str:
+        """The name of the array of 32-bit words that holds a thread's part of `t`."""
+
+    def alias(self, new: Register, old: Register) -> None:
+        """Let `new` name the words of `old`."""
+
+    def base(self, t: Global | Shared) -> str:
+        """A byte pointer to the first element of `t`."""
+
+    def define(self, t: Global | Shared, code: str) -> None:
+        """Let `base(t)` be `code`."""
+
+    def reserve(self, bytes: int) -> int:
+        """The offset of so many new bytes of shared memory, 128-byte aligned."""
+
+
+class Inst(Instruction):
+    name: ClassVar[str]
+    effect: ClassVar[Effect] = Effect.PURE
+
+    def result(self) -> Result:
+        """The type of what the instruction returns; `TilusError` where the operands don't fit."""
+        raise NotImplementedError(f"{self.name} states no result")
+
+    def run(self, block: Block, *operands: Any) -> Any:
+        """The meaning, on whole tiles (registers) and `Memory` (global, shared)."""
+        raise NotImplementedError(f"{self.name} states no meaning")
+
+    def cuda(self, cu: Writer, out: Any) -> None:
+        """The code of one thread; `out` is the named result."""
+        raise NotImplementedError(f"{self.name} states no code")
+
+    @classmethod
+    def samples(cls) -> list["Inst"]:
+        """Small uses, their operands distinct and named."""
+        raise NotImplementedError(f"{cls.name} has no samples")
+
+    @property
+    def operands(self) -> list[Tensor]:
+        """The tensors among the fields, in order, tuples opened."""
+        values = [getattr(self, f.name) for f in fields(self)]  # type: ignore[arg-type]
+        flat = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
+        return [x for x in flat if isinstance(x, Tensor)]
+
+
+InstType = TypeVar("InstType", bound=Inst)
+
+
+@dataclass_transform(frozen_default=True)
+def instruction(cls: type[InstType]) -> type[InstType]:
+    """Make `cls` a frozen dataclass and enter it in the ISA under its snake-case name."""
+    cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+    assert cls.__doc__, f"{cls.name} needs a docstring: it is its page in the manual"
+    ISA[cls.name] = made = dataclass(frozen=True)(cls)
+    return made
+
+
+def every(layout: Any) -> tuple[Tile, ...]:
+    """Index arrays of shape (threads, registers) that pick a tile apart, thread by thread."""
+    index = layout(np.arange(layout.threads)[:, None], np.arange(layout.registers)[None, :])
+    return tuple(np.broadcast_to(i, (layout.threads, layout.registers)) for i in index)

@@ -1,0 +1,535 @@
+"""C[m, n] = sum over k of A[m, k] * (Q[k, n] - Z[k/g, n]) * S[k/g, n], for Q of 1 to 8 bits.
+
+Products and sums are float32, each result is rounded once, to float16. The work is cut into units,
+one `block_k` deep step of one `block_m` x `block_n` tile of C. Block b of B takes an equal run of
+consecutive units, so all blocks end together whatever m, n and k are; where a run ends inside a
+tile, the blocks that share the tile leave their sums in the workspace and the last to arrive adds
+them up in order. The result is therefore the same in every launch.
+
+The weight is read in its one stored format (`tilus.kernels.weights`), through a ring of `stages`
+asynchronous copies; each warp views its words as elements, casts them in registers, and multiplies.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import gcd
+from typing import Any
+
+import numpy as np
+
+from tilus.compiler import run_on_host
+from tilus.dtypes import DType, dtype, f16, f32, i32, u32
+from tilus.errors import TilusError
+from tilus.ir import (
+    Global,
+    Integer,
+    Pointer,
+    Program,
+    Register,
+    Scalar,
+    Shared,
+    Swizzle,
+    Var,
+    ceil_div,
+    equal,
+    minimum,
+)
+from tilus.isa.matmul import M16N8K16
+from tilus.kernels import weights
+from tilus.lang import Tracer, trace
+from tilus.layout import Layout, local, reduce, replicate, spatial
+
+ATOM_A, ATOM_B, ATOM_C = M16N8K16
+STEP = weights.TILE_K  # how deep a stored tile is
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the work is laid out; any schedule computes the same function.
+
+    A block of `warps_m` x `warps_n` warps makes tiles of `block_m` x `block_n`, `block_k` deep at a
+    time, with `stages` - 1 steps of copies in flight; `blocks_per_sm` blocks share a multiprocessor.
+    """
+
+    block_m: int = 16
+    block_n: int = 128
+    block_k: int = 128
+    warps_m: int = 1
+    warps_n: int = 4
+    stages: int = 4
+    blocks_per_sm: int = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is computed: types, groups, and promises about run-time sizes."""
+
+    b_dtype: DType
+    group_size: int  # along k; -1 for one group
+    zeros: bool
+    k_multiple: int  # divides every k that the kernel is called with
+    n_multiple: int  # likewise n
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch for given sizes: how many blocks, and what memory they share."""
+
+    grid: tuple[int, int, int]
+    workspace_bytes: int  # of float32, any contents
+    counters: int  # of int32, zero before the first launch, left zero by every launch
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a run of the kernel's text on the processor gave against float64."""
+
+    relative_error: float
+    m: int
+    n: int
+    k: int
+    seconds: float
+
+
+def program(
+    b_dtype: str = "uint4",
+    group_size: int = 128,
+    zeros: bool = False,
+    a_dtype: str = "float16",
+    k_multiple: int = 64,
+    n_multiple: int = 64,
+    **schedule: int,
+) -> Program:
+    """The kernel for a problem, laid out by `schedule` (fields of `Schedule`).
+
+    Arguments: a [m, k], words (`pack`), scales [k/g, n], zeros [k/g, n] if there are any, c [m, n],
+    workspace, counters, m, n, k, blocks; `arguments` puts them in order.
+    """
+    problem = checked_problem(b_dtype, group_size, zeros, a_dtype, k_multiple, n_multiple)
+    plan = checked_schedule(schedule)
+    kernel = Kernel(problem, plan)
+    return trace(
+        f"quantized_matmul_{problem.b_dtype.short}",
+        kernel.write,
+        kernel.parameters(),
+        grid=lambda *p: (p[-1], 1, 1),
+        threads=plan.warps_m * plan.warps_n * 32,
+    )
+
+
+def checked_problem(
+    b_dtype: str, group_size: int, zeros: bool, a_dtype: str, k_multiple: int, n_multiple: int
+) -> Problem:
+    """The problem, or a sentence why there is no kernel for it."""
+    weight = dtype(b_dtype)
+    if dtype(a_dtype) != f16:
+        raise TilusError(f"quantized_matmul takes activations in float16, not {a_dtype}: cast them")
+    if weight.bits > 8:
+        raise TilusError(f"quantized_matmul takes weights of 1 to 8 bits, not {weight}")
+    if group_size != -1 and (group_size < 16 or group_size % 16):
+        raise TilusError(
+            f"group size {group_size}: the kernel takes -1 (one group) and multiples of 16"
+        )
+    if group_size != -1 and k_multiple % 16:
+        raise TilusError(f"groups of {group_size} divide k, so k_multiple cannot be {k_multiple}")
+    if zeros and weight.kind == "float":
+        raise TilusError(f"zero points are for integers, not for {weight}: leave them out")
+    return Problem(weight, group_size, zeros, k_multiple, n_multiple)
+
+
+def checked_schedule(schedule: dict[str, int]) -> Schedule:
+    """The schedule, or a sentence what does not fit."""
+    try:
+        plan = Schedule(**schedule)
+    except TypeError as unknown:
+        raise TilusError(f"schedule {schedule}: there is {asdict(Schedule())}") from unknown
+    if plan.block_m % (16 * plan.warps_m) or plan.block_n % (16 * plan.warps_n):
+        raise TilusError(f"{plan}: each warp makes whole 16 x 16 parts of the tile")
+    if plan.block_k % STEP or plan.block_k & (plan.block_k - 1) or plan.stages < 2:
+        raise TilusError(f"{plan}: block_k is a power of two from {STEP}, and there are 2 stages up")
+    return plan
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The shared memory of the steps under way: [stages, ...] each."""
+
+    a: Shared
+    words: Shared
+    scales: Shared | None
+    zeros: Shared | None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is read, as tensors in global memory."""
+
+    a: Global
+    words: Global
+    scales: Global
+    zeros: Global | None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Where a unit of work lies: its tile of C, and its step along k."""
+
+    tile: Scalar
+    step: Scalar
+    row: Scalar  # of C, in elements
+    tile_n: Scalar
+
+
+class Kernel:
+    """The kernel's text for one problem and schedule; `write` traces it."""
+
+    def __init__(self, problem: Problem, plan: Schedule) -> None:
+        self.problem, self.plan = problem, plan
+        self.grouped = problem.group_size != -1
+        # a scale holds for the steps of k between two folds of the partial sum
+        self.fold = gcd(problem.group_size, plan.block_k) if self.grouped else plan.block_k
+        self.depth = min(self.fold, STEP)  # how deep the slices are that `dot` takes
+        self.check_k = problem.k_multiple % plan.block_k != 0
+        self.check_n = problem.n_multiple % plan.block_n != 0
+
+    def parameters(self) -> list[Pointer | Integer]:
+        zeros = [Pointer("zeros", f16)] if self.problem.zeros else []
+        return [
+            Pointer("a", f16), Pointer("words", u32), Pointer("scales", f16), *zeros,
+            Pointer("c", f16), Pointer("workspace", f32), Pointer("counters", i32),
+            Integer("m"), Integer("n", self.problem.n_multiple),
+            Integer("k", self.problem.k_multiple), Integer("blocks"),
+        ]  # fmt: skip
+
+    # layouts: warps over the tile, then what each warp holds
+
+    def layout_a(self, depth: int) -> Layout:
+        plan = self.plan
+        warps = spatial(plan.warps_m, 1) * replicate(plan.warps_n, 2)
+        return warps * local(plan.block_m // plan.warps_m // 16, depth // 16) * ATOM_A
+
+    def layout_c(self) -> Layout:
+        plan = self.plan
+        parts = local(plan.block_m // plan.warps_m // 16, plan.block_n // plan.warps_n // 8)
+        return spatial(plan.warps_m, plan.warps_n) * parts * ATOM_C
+
+    def over_columns(self, tile: Layout) -> Layout:
+        """A stored tile for each 16 columns, every row of warps holding all of them."""
+        plan = self.plan
+        warps = replicate(plan.warps_m, 2) * spatial(1, plan.warps_n)
+        return warps * local(1, plan.block_n // plan.warps_n // weights.TILE_N) * tile
+
+    def raw_c(self) -> Layout:
+        """The registers of `layout_c` thread by thread: how partial sums lie in the workspace."""
+        threads = self.layout_c().threads
+        return local(self.layout_c().registers // 4) * spatial(threads) * local(4)
+
+    def write(self, t: Tracer, *parameters: Var) -> None:
+        p = {q.name: v for q, v in zip(self.parameters(), parameters, strict=True)}
+        plan, m, n, k = self.plan, p["m"], p["n"], p["k"]
+        sources = self.name_sources(t, p)
+        c = t.view_global(p["c"], f16, (m, n), (n, 1))
+        ring = self.allocate_ring(t)
+        steps = t.let(ceil_div(k, plan.block_k))
+        rows = t.let(ceil_div(m, plan.block_m))
+        units = steps * rows * ceil_div(n, plan.block_n)
+        share = t.let(ceil_div(units, p["blocks"]))
+        begin = t.let(t.blocks[0] * share)
+        end = t.let(minimum(begin + share, units))
+        sums = t.allocate_register(f32, self.layout_c())
+        for ahead in range(plan.stages - 1):
+            with t.when(begin + ahead < end):
+                self.copy(t, sources, ring, self.unit(t, begin + ahead, steps, rows), ahead)
+            t.commit_group()
+        for u in t.range(begin, end):
+            t.wait_group(plan.stages - 2)
+            t.synchronize()
+            new = t.let(u + (plan.stages - 1))
+            with t.when(new < end):
+                place = (new - begin) % plan.stages
+                self.copy(t, sources, ring, self.unit(t, new, steps, rows), place)
+            t.commit_group()
+            self.multiply(t, ring, t.let((u - begin) % plan.stages), sums)
+            unit = self.unit(t, u, steps, rows)
+            with t.when(equal(unit.step, steps - 1) | equal(u, end - 1)):
+                done = self.gather(t, p, unit, steps, share, begin, end, sums)
+                with t.when(done):
+                    self.finish(t, sources, c, unit, sums)
+                t.assign(sums, t.allocate_register(f32, self.layout_c()))
+
+    def name_sources(self, t: Tracer, p: dict[str, Var]) -> Sources:
+        m, n, k = p["m"], p["n"], p["k"]
+        columns = t.let(ceil_div(n, weights.TILE_N) * weights.tile_words(self.problem.b_dtype))
+        groups = t.let(k // self.problem.group_size) if self.grouped else 1
+        return Sources(
+            t.view_global(p["a"], f16, (m, k), (k, 1)),
+            t.view_global(p["words"], u32, (ceil_div(k, STEP), columns), (columns, 1)),
+            t.view_global(p["scales"], f16, (groups, n), (n, 1)),
+            t.view_global(p["zeros"], f16, (groups, n), (n, 1)) if self.problem.zeros else None,
+        )
+
+    def allocate_ring(self, t: Tracer) -> Ring:
+        plan = self.plan
+        swizzle = Swizzle(3, plan.block_k.bit_length() - 1, 3)  # 16-byte columns xor row modulo 8
+        words = plan.block_n // weights.TILE_N * weights.tile_words(self.problem.b_dtype)
+        per_group = (plan.stages, plan.block_k // self.fold, plan.block_n)
+        return Ring(
+            t.allocate_shared(f16, (plan.stages, plan.block_m, plan.block_k), swizzle),
+            t.allocate_shared(u32, (plan.stages, plan.block_k // STEP, words)),
+            t.allocate_shared(f16, per_group) if self.grouped else None,
+            t.allocate_shared(f16, per_group) if self.problem.zeros else None,
+        )
+
+    def unit(self, t: Tracer, u: Scalar, steps: Scalar, rows: Scalar) -> Unit:
+        """Units go along k first, then down the rows of C, so that a weight is read again soon."""
+        tile = t.let(u // steps)
+        row, tile_n = t.let(tile % rows * self.plan.block_m), t.let(tile // rows)
+        return Unit(tile, t.let(u % steps), row, tile_n)
+
+    def copy(self, t: Tracer, sources: Sources, ring: Ring, unit: Unit, place: Scalar) -> None:
+        """Start to bring one unit's operands into place `place` of the ring."""
+        plan = self.plan
+        k_start = unit.step * plan.block_k
+        along_k, along_n = (0,) * self.check_k, (1,) * self.check_n
+        tiles = plan.block_k // STEP
+        words = ring.words.shape[2]
+        t.copy_async(
+            sources.words, ring.words, (unit.step * tiles, unit.tile_n * words), (place, 0, 0),
+            (tiles, words), check=along_k + along_n,
+        )  # fmt: skip
+        t.copy_async(
+            sources.a, ring.a, (unit.row, k_start), (place, 0, 0),
+            (plan.block_m, plan.block_k), check=(0, 1) if self.check_k else (0,),
+        )  # fmt: skip
+        for source, target in ((sources.scales, ring.scales), (sources.zeros, ring.zeros)):
+            if source is None or target is None:
+                continue
+            for j in range(plan.block_k // self.fold):
+                group = (k_start + j * self.fold) // self.problem.group_size if self.grouped else 0
+                t.copy_async(
+                    source, target, (group, unit.tile_n * plan.block_n), (place, j, 0),
+                    (1, plan.block_n), check=along_k + along_n,
+                )  # fmt: skip
+
+    def multiply(self, t: Tracer, ring: Ring, place: Scalar, sums: Register) -> None:
+        """Add the product of one step to `sums`, a fold at a time."""
+        for j in range(self.plan.block_k // self.fold):
+            if not self.grouped:
+                t.assign(sums, self.product(t, ring, place, j, sums))
+                continue
+            assert ring.scales is not None
+            part = self.product(t, ring, place, j, t.allocate_register(f32, self.layout_c()))
+            across = reduce(self.layout_c(), (0,))
+            scale = t.cast(t.load_shared(ring.scales, (place, j, 0), across), f32)
+            t.assign(sums, t.add(sums, t.mul(part, scale)))
+
+    def product(
+        self, t: Tracer, ring: Ring, place: Scalar, j: int, sums: Register
+    ) -> Register:
+        """`sums` plus A times (Q - Z) over fold `j` of a step."""
+        for start in range(j * self.fold, (j + 1) * self.fold, self.depth):
+            a = t.load_matrix(ring.a, (place, 0, start), self.layout_a(self.depth))
+            b = self.weight(t, ring, place, start // STEP)
+            if self.depth < STEP:
+                b = t.slice(b, 0, start % STEP, self.depth)
+            if ring.zeros is not None:
+                across = reduce(b.layout, (0,))
+                b = t.sub(b, t.load_shared(ring.zeros, (place, j, 0), across))
+            sums = t.dot(a, b, sums)
+        return sums
+
+    def weight(self, t: Tracer, ring: Ring, place: Scalar, tile: int) -> Register:
+        """The stored tiles in row `tile` of a step, in float16: load words, view, cast."""
+        of = self.problem.b_dtype
+        words = t.load_shared(
+            ring.words, (place, tile, 0), self.over_columns(weights.words_layout(of))
+        )
+        codes = t.view(words, of, self.over_columns(weights.tile_layout(of)))
+        values: Register = t.cast(codes, f16)
+        return values
+
+    def gather(
+        self, t: Tracer, p: dict[str, Var], unit: Unit, steps: Scalar, share: Scalar,
+        begin: Scalar, end: Scalar, sums: Register,
+    ) -> Var:  # fmt: skip
+        """1 if `sums` is now all of the tile: the block did all of it, or is the last to arrive.
+
+        Block b leaves what it has of the tile in which it begins in slot 2b of the workspace, of a
+        later one in slot 2b + 1.
+        """
+        tile_size = self.plan.block_m * self.plan.block_n
+        slots = t.view_global(
+            p["workspace"], f32, (p["blocks"] * 2, tile_size), (tile_size, 1)
+        )
+        first, stop = t.let(unit.tile * steps), t.let((unit.tile + 1) * steps)
+        done = t.let((begin <= first) & (stop <= end))
+        with t.when(equal(done, 0)):
+            mine = t.blocks[0] * 2 + (begin <= first)
+            t.store_global(slots, t.view(sums, f32, self.raw_c()), (mine, 0), check=())
+            counters = t.view_global(p["counters"], i32, (unit.tile + 1,), (1,))
+            arrived = t.atomic_add(counters, (unit.tile,), 1)
+            oldest, newest = t.let(first // share), t.let((stop - 1) // share)
+            with t.when(equal(arrived, newest - oldest)):
+                t.assign(sums, t.allocate_register(f32, sums.layout))
+                for block in t.range(oldest, newest + 1):
+                    slot = block * 2 + (block * share <= first)
+                    part = t.load_global(slots, (slot, 0), self.raw_c(), check=())
+                    t.assign(sums, t.add(sums, t.view(part, f32, sums.layout)))
+                t.store_global(counters, t.allocate_register(i32, local(1)), (unit.tile,), check=())
+                t.set(done, 1)
+        return done
+
+    def finish(self, t: Tracer, sources: Sources, c: Global, unit: Unit, sums: Register) -> None:
+        """Round the tile and write it."""
+        column = unit.tile_n * self.plan.block_n
+        along_n = (1,) * self.check_n
+        if not self.grouped:
+            across = reduce(sums.layout, (0,))
+            scale = t.load_global(sources.scales, (0, column), across, check=along_n)
+            sums = t.mul(sums, t.cast(scale, f32))
+        t.store_global(c, t.cast(sums, f16), (unit.row, column), check=(0, *along_n))
+
+
+def pack(codes: Any, b_dtype: str) -> Any:
+    """Codes [k, n] (unsigned 8-bit, NumPy or torch) in the one stored format: int32 words."""
+    return weights.pack(codes, dtype(b_dtype))
+
+
+def launch(
+    parameters: dict[str, Any], m: int, n: int, k: int, multiprocessors: int
+) -> Launch:
+    """How to launch the kernel that `program(**parameters)` is."""
+    plan = schedule_of(parameters)
+    tiles = -(-m // plan.block_m) * -(-n // plan.block_n)
+    units = tiles * -(-k // plan.block_k)
+    blocks = min(units, multiprocessors * plan.blocks_per_sm)
+    return Launch((blocks, 1, 1), 2 * blocks * plan.block_m * plan.block_n * 4, tiles)
+
+
+def schedule_of(parameters: dict[str, Any]) -> Schedule:
+    """The schedule among the parameters of `program`."""
+    names = asdict(Schedule())
+    return checked_schedule({name: v for name, v in parameters.items() if name in names})
+
+
+def schedules(b_dtype: str, group_size: int, m: int) -> list[dict[str, int]]:
+    """The schedules worth trying for `m` rows, as parameters of `program`, best guess first."""
+    return [asdict(plan) for plan in schedule_space(dtype(b_dtype), group_size, m)]
+
+
+def schedule_space(b_dtype: DType, group_size: int, m: int) -> Iterator[Schedule]:
+    """Tiles as tall as m asks for, wide enough that A is read seldom, and a ring that fits."""
+    block_m = next((size for size in (16, 32, 64) if m <= size), 128)
+    for block_n, warps_n in ((256, 8), (128, 4), (256, 4), (512, 8), (128, 8)):
+        for block_k in (128, 64):
+            for blocks_per_sm in (1, 2, 3):
+                plan = Schedule(block_m, block_n, block_k, 1, warps_n, 2, blocks_per_sm)
+                stages = most_stages(plan, b_dtype, group_size)
+                registers = block_m * block_n // (32 * warps_n) * (1 if group_size == -1 else 2)
+                if stages >= 3 and registers <= 128 and blocks_per_sm * warps_n <= 24:
+                    yield Schedule(**{**asdict(plan), "stages": min(stages, 8)})
+
+
+SHARED_BYTES = 227 << 10  # that the blocks of one multiprocessor share on sm_90
+RESERVED_BYTES = 2 << 10  # a block's own: what the system takes, mailboxes
+
+
+def most_stages(plan: Schedule, b_dtype: DType, group_size: int) -> int:
+    """How many steps of copies fit into a block's part of the shared memory."""
+    groups = plan.block_k // gcd(group_size, plan.block_k) if group_size != -1 else 1
+    a, weight = plan.block_m * plan.block_k * 2, plan.block_k * plan.block_n * b_dtype.bits // 8
+    stage = a + weight + 2 * groups * plan.block_n * 2
+    return (SHARED_BYTES // plan.blocks_per_sm - RESERVED_BYTES) // stage
+
+
+def check(parameters: dict[str, Any], seed: int) -> Check:
+    """Run the kernel's text on this machine's processor on a small problem, against float64.
+
+    The sizes leave every edge of the tiles uncovered that the promises allow, and the blocks share
+    tiles.
+    """
+    plan, made = schedule_of(parameters), program(**parameters)
+    problem = problem_of(parameters)
+    start = time.perf_counter()
+    m = plan.block_m // 2 + 1
+    n = -(-(plan.block_n + 1) // problem.n_multiple) * problem.n_multiple
+    group = problem.group_size if problem.group_size != -1 else 1
+    k = least_multiple(problem.k_multiple, group, 3 * plan.block_k - problem.k_multiple)
+    case = random_case(problem, m, n, k, np.random.default_rng(seed))
+    steps = -(-k // plan.block_k) * -(-n // plan.block_n)
+    blocks = min(3, steps)
+    arguments = host_arguments(case, problem, plan, blocks)
+    run_on_host(made, arguments)
+    error = relative_error(arguments["c"].reshape(m, n), case.reference(problem))
+    return Check(error, m, n, k, time.perf_counter() - start)
+
+
+def problem_of(parameters: dict[str, Any]) -> Problem:
+    """The problem among the parameters of `program`."""
+    own = {"b_dtype": "uint4", "group_size": 128, "zeros": False, "a_dtype": "float16",
+           "k_multiple": 64, "n_multiple": 64}  # fmt: skip
+    return checked_problem(**{name: parameters.get(name, v) for name, v in own.items()})  # type: ignore[arg-type]
+
+
+def least_multiple(a: int, b: int, floor: int) -> int:
+    """The least common multiple of a and b that is at least `floor`."""
+    both = a * b // gcd(a, b)
+    return -(-max(floor, 1) // both) * both
+
+
+def relative_error(out: np.ndarray, reference: np.ndarray) -> float:
+    """norm(out - reference) / norm(reference), in float64; NaN anywhere gives NaN."""
+    wide = out.astype(np.float64)
+    return float(np.linalg.norm(wide - reference) / np.linalg.norm(reference))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Random operands: a [m, k], codes [k, n], scales and zeros [k/g, n]."""
+
+    a: np.ndarray
+    codes: np.ndarray
+    scales: np.ndarray
+    zeros: np.ndarray
+
+    def reference(self, problem: Problem) -> np.ndarray:
+        """The result in float64."""
+        k = self.codes.shape[0]
+        group = np.arange(k) // (problem.group_size if problem.group_size != -1 else k)
+        values = problem.b_dtype.decode(self.codes)
+        if problem.zeros:
+            values = values - self.zeros.astype(np.float64)[group]
+        weight = values * self.scales.astype(np.float64)[group]
+        product: np.ndarray = self.a.astype(np.float64) @ weight
+        return product
+
+
+def random_case(problem: Problem, m: int, n: int, k: int, rng: np.random.Generator) -> Case:
+    """Operands whose codes are all finite codes alike, and whose zeros are not only integers."""
+    everything = np.arange(1 << problem.b_dtype.bits, dtype=np.uint8)
+    finite = everything[np.isfinite(problem.b_dtype.decode(everything))]
+    groups = k // problem.group_size if problem.group_size != -1 else 1
+    span = problem.b_dtype.max - problem.b_dtype.min
+    return Case(
+        rng.standard_normal((m, k)).astype(np.float16),
+        rng.choice(finite, (k, n)),
+        ((rng.random((groups, n)) + 0.5) / span).astype(np.float16),
+        (problem.b_dtype.min + span * rng.random((groups, n))).astype(np.float16),
+    )
+
+
+def host_arguments(case: Case, problem: Problem, plan: Schedule, blocks: int) -> dict[str, Any]:
+    """The arguments of a launch of so many blocks, C full of NaN."""
+    (m, k), n = case.a.shape, case.codes.shape[1]
+    tiles = -(-m // plan.block_m) * -(-n // plan.block_n)
+    return {
+        "a": case.a.ravel(),
+        "words": weights.pack(case.codes, problem.b_dtype).ravel().view(np.uint32),
+        "scales": case.scales.ravel(),
+        **({"zeros": case.zeros.ravel()} if problem.zeros else {}),
+        "c": np.full(m * n, np.nan, np.float16),
+        "workspace": np.full(2 * blocks * plan.block_m * plan.block_n, np.nan, np.float32),
+        "counters": np.zeros(tiles, np.int32),
+        "m": m, "n": n, "k": k, "blocks": blocks,
+    }  # fmt: skip

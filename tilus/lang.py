@@ -1,0 +1,151 @@
+"""Writing a program in Python: every instruction is a method, named after its class.
+
+    def double(t, x, y, n):
+        block, _, _ = t.blocks
+        a = t.load_global(t.view_global(x, f32, (n,), (1,)), (block * 128,), spatial(128))
+        t.store_global(t.view_global(y, f32, (n,), (1,)), t.add(a, a), (block * 128,))
+
+    trace("double", double, (Pointer("x", f32), Pointer("y", f32), Integer("n")),
+          grid=lambda x, y, n: (ceil_div(n, 128), 1, 1), threads=128)
+
+`for i in t.range(start, stop)` is a loop that runs on the device: its body is traced once. A plain
+Python `for` writes its body again and again.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from tilus.codegen import check_names
+from tilus.errors import TilusError
+from tilus.ir import (
+    GRID,
+    Break,
+    Do,
+    For,
+    Global,
+    If,
+    Let,
+    Parameter,
+    Program,
+    Register,
+    Scalar,
+    Set,
+    Shared,
+    Statement,
+    Tensor,
+    Var,
+    While,
+)
+from tilus.isa import ISA, Inst
+from tilus.isa.elementwise import OPS, Elementwise
+
+Grid = tuple[Scalar, Scalar, Scalar]
+PREFIX: dict[type, str] = {Register: "r", Shared: "s", Global: "g", Var: "v"}
+
+
+class Tracer:
+    """The program so far. Statements are added where the last `range`, `when` or `loop` is open."""
+
+    def __init__(self) -> None:
+        self.blocks = tuple(Var(name) for name in GRID)
+        self._bodies: list[list[Statement]] = [[]]
+        self._counts: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name in OPS:
+            return lambda *args: self.perform(Elementwise(name, args))
+        if name not in ISA:
+            raise TilusError(f"no instruction {name!r}: there are {', '.join([*ISA, *OPS])}")
+        return lambda *args, **kwargs: self.perform(ISA[name](*args, **kwargs))
+
+    def perform(self, inst: Inst) -> Any:
+        """Add an instruction; gives what it returns, named."""
+        out = inst.result()
+        if isinstance(out, Tensor | Var):
+            out = replace(out, name=self._fresh(PREFIX[type(out)]))
+        self._add(Do(inst, out))
+        return out
+
+    def let(self, value: Scalar) -> Var:
+        """A name for the value that `value` has here."""
+        var = Var(self._fresh("v"))
+        self._add(Let(var, value))
+        return var
+
+    def set(self, var: Var, value: Scalar) -> None:
+        """Give the name another value."""
+        self._add(Set(var, value))
+
+    def range(self, start: Scalar, stop: Scalar, unroll: int = 1) -> Iterator[Var]:
+        """A counted loop; `unroll` is 1 for none, n for n turns at a time, 0 for all."""
+        var = Var(self._fresh("u"))
+        body: list[Statement] = []
+        self._bodies.append(body)
+        yield var
+        self._bodies.pop()
+        self._add(For(var, start, stop, unroll, tuple(body)))
+
+    @contextmanager
+    def loop(self, condition: Scalar) -> Iterator[None]:
+        """Repeat while `condition` holds."""
+        with self._collected() as body:
+            yield
+        self._add(While(condition, tuple(body)))
+
+    def leave(self) -> None:
+        """Leave the innermost loop."""
+        self._add(Break())
+
+    @contextmanager
+    def when(self, condition: Scalar) -> Iterator[None]:
+        """Only where `condition` holds; it must be the same for all threads of a block."""
+        with self._collected() as body:
+            yield
+        self._add(If(condition, tuple(body)))
+
+    @contextmanager
+    def otherwise(self) -> Iterator[None]:
+        """Where the condition of the `when` just before did not hold."""
+        last = self._bodies[-1].pop() if self._bodies[-1] else None
+        if not isinstance(last, If) or last.otherwise:
+            raise TilusError("otherwise: it must follow a `when` directly")
+        with self._collected() as body:
+            yield
+        self._add(replace(last, otherwise=tuple(body)))
+
+    @contextmanager
+    def _collected(self) -> Iterator[list[Statement]]:
+        body: list[Statement] = []
+        self._bodies.append(body)
+        yield body
+        self._bodies.pop()
+
+    def _add(self, statement: Statement) -> None:
+        self._bodies[-1].append(statement)
+
+    def _fresh(self, prefix: str) -> str:
+        number = self._counts.get(prefix, 0)
+        self._counts[prefix] = number + 1
+        return f"{prefix}{number}"
+
+    def finish(self) -> tuple[Statement, ...]:
+        """The whole body."""
+        return tuple(self._bodies[0])
+
+
+def trace(
+    name: str,
+    kernel: Callable[..., None],
+    parameters: Sequence[Parameter],
+    grid: Callable[..., Grid],
+    threads: int,
+) -> Program:
+    """The program that `kernel` writes when it is called with a tracer and its parameters."""
+    arguments = [Var(p.name) for p in parameters]
+    tracer = Tracer()
+    kernel(tracer, *arguments)
+    program = Program(name, tuple(parameters), grid(*arguments), threads, tracer.finish())
+    check_names(program)
+    return program

@@ -1,0 +1,164 @@
+// Elements of a tile in a thread's registers: words of 32 bits, element i of n bits at bit n * i.
+// Pure C++ that means the same on a GPU and on the host; the chip's own instructions come from
+// the tilus.cuh that includes this.
+#pragma once
+
+enum Specials { NONE, FN, IEEE };
+template <int BITS> struct U { static constexpr int bits = BITS; };
+template <int BITS> struct I { static constexpr int bits = BITS; };
+template <int EXPONENT, int MANTISSA, Specials SPECIALS> struct F {
+  static constexpr int bits = 1 + EXPONENT + MANTISSA;
+};
+struct F16 { static constexpr int bits = 16; };
+struct BF16 { static constexpr int bits = 16; };
+struct F32 { static constexpr int bits = 32; };
+
+template <int FIRST, int BITS> FUNCTION uint32_t get_bits(const uint32_t* words) {
+  constexpr int word = FIRST / 32, shift = FIRST % 32;
+  constexpr uint32_t mask = BITS == 32 ? ~0u : (1u << BITS % 32) - 1;
+  if constexpr (shift + BITS <= 32) return words[word] >> shift & mask;
+  else return funnel_right(words[word], words[word + 1], shift) & mask;
+}
+
+template <int FIRST, int BITS> FUNCTION void set_bits(uint32_t* words, uint32_t value) {
+  constexpr int word = FIRST / 32, shift = FIRST % 32;
+  static_assert(shift + BITS <= 32, "an element that is written does not straddle words");
+  constexpr uint32_t mask = (BITS == 32 ? ~0u : (1u << BITS % 32) - 1) << shift;
+  words[word] = (words[word] & ~mask) | (value << shift & mask);
+}
+
+FUNCTION float power_of_two(int exponent) { return as_float((uint32_t)(exponent + 127) << 23); }
+
+// The value of a code of a float of up to 8 bits; all of them are exact in float32.
+template <int E, int M, Specials S> FUNCTION float decode(uint32_t code) {
+  const uint32_t mantissa = code & ((1u << M) - 1), exponent = code >> M & ((1u << E) - 1);
+  constexpr int bias = (1 << (E - 1)) - 1;
+  const float size = exponent == 0
+      ? (float)mantissa * power_of_two(1 - bias - M)
+      : (float)(mantissa + (1u << M)) * power_of_two((int)exponent - bias - M);
+  const uint32_t sign = code >> (E + M) << 31;
+  if (S == IEEE && exponent == (1u << E) - 1)
+    return as_float(sign | (mantissa ? 0x7FC00000u : 0x7F800000u));
+  if (S == FN && (code & ((1u << (E + M)) - 1)) == (1u << (E + M)) - 1)
+    return as_float(sign | 0x7FC00000u);
+  return as_float(sign | as_bits(size));
+}
+
+template <class T> struct Element;
+template <int N> struct Element<U<N>> {
+  static FUNCTION unsigned value(uint32_t bits) { return bits; }
+  static FUNCTION uint32_t bits(unsigned value) { return value; }
+  static FUNCTION uint32_t bits(int value) { return (uint32_t)value; }
+  static FUNCTION uint32_t bits(float value) { return round_to_unsigned<N>(value); }
+};
+template <int N> struct Element<I<N>> {
+  static FUNCTION int value(uint32_t bits) { return (int)(bits << (32 - N)) >> (32 - N); }
+  static FUNCTION uint32_t bits(int value) { return (uint32_t)value; }
+  static FUNCTION uint32_t bits(unsigned value) { return value; }
+  static FUNCTION uint32_t bits(float value) { return round_to_signed<N>(value); }
+};
+template <int E, int M, Specials S> struct Element<F<E, M, S>> {
+  static FUNCTION float value(uint32_t bits) { return decode<E, M, S>(bits); }
+};
+template <> struct Element<F16> {
+  static FUNCTION float value(uint32_t bits) { return f16_to_f32((uint16_t)bits); }
+  static FUNCTION uint32_t bits(float value) { return f32_to_f16(value); }
+};
+template <> struct Element<BF16> {
+  static FUNCTION float value(uint32_t bits) { return as_float(bits << 16); }
+  static FUNCTION uint32_t bits(float value) { return f32_to_bf16(value); }
+};
+template <> struct Element<F32> {
+  static FUNCTION float value(uint32_t bits) { return as_float(bits); }
+  static FUNCTION uint32_t bits(float value) { return as_bits(value); }
+};
+
+template <class T, int R> FUNCTION auto get(const uint32_t* words) {
+  return Element<T>::value(get_bits<R * T::bits, T::bits>(words));
+}
+template <class T, int R, class V> FUNCTION void set(uint32_t* words, V value) {
+  set_bits<R * T::bits, T::bits>(words, Element<T>::bits(value));
+}
+
+// Two 16-bit elements in one word, the first in the low half.
+template <int LOW, int HIGH> FUNCTION uint32_t pair(const uint32_t* words) {
+  constexpr int low = LOW % 2 ? 0x32 : 0x10, high = HIGH % 2 ? 0x7600 : 0x5400;
+  if constexpr (HIGH == LOW + 1 && LOW % 2 == 0) return words[LOW / 2];
+  else return permute_bytes(words[LOW / 2], words[HIGH / 2], low | high);
+}
+
+// One word whose halves hold the N-bit fields at bits LOW and HIGH of `words`, equally far in:
+// `place` says how far. 16 divides HIGH - LOW.
+template <int N, int LOW, int HIGH> struct Halves {
+  static_assert((HIGH - LOW) % 16 == 0, "the fields lie equally far into their halves");
+  static constexpr bool straddles = LOW % 16 + N > 16;
+  static constexpr int place = straddles ? 0 : LOW % 16;
+
+  static FUNCTION uint32_t word(const uint32_t* words) {
+    if constexpr (straddles)
+      return permute_bytes(get_bits<LOW, N>(words), get_bits<HIGH, N>(words), 0x5410);
+    else return pair<LOW / 16, HIGH / 16>(words);
+  }
+};
+
+constexpr FUNCTION uint32_t both(uint32_t half) { return half | half << 16; }
+constexpr FUNCTION uint32_t f16_power_of_two(int exponent) { return (uint32_t)(exponent + 15) << 10; }
+
+// Integers to float16 without conversion instructions. Put into the mantissa of 1024 at bit p, a
+// field q makes the number 1024 + q * 2^p; one fused multiply-add takes both constants off again.
+// A sign bit is flipped on the way, which adds 2^(N - 1).
+template <int N, int LOW, int HIGH, bool SIGNED> FUNCTION uint32_t magic_f16(const uint32_t* words) {
+  using H = Halves<N, LOW, HIGH>;
+  constexpr int shift = H::place + N <= 10 ? 0 : N <= 5 ? 11 - N : H::place;
+  constexpr int p = H::place - shift;
+  constexpr uint32_t mask = both(((1u << N) - 1) << p);
+  constexpr uint32_t flip = SIGNED ? both(1u << (N - 1 + p)) : 0;
+  const uint32_t mixed = (H::word(words) >> shift & mask) ^ (both(0x6400) ^ flip);
+  // 1024 / 2^p + 2^(N - 1) as a float16: one leading bit, one further down
+  constexpr uint32_t offset = f16_power_of_two(10 - p) + (SIGNED ? 1u << (N - 1 + p) : 0);
+  if constexpr (p == 0) return sub_f16_pair(mixed, both(offset));
+  else return fma_f16_pair(mixed, both(f16_power_of_two(-p)), both(offset | 0x8000));
+}
+
+template <class T> struct IntegersToF16;
+template <int N> struct IntegersToF16<U<N>> { static constexpr bool is_signed = false; };
+template <int N> struct IntegersToF16<I<N>> { static constexpr bool is_signed = true; };
+
+template <class T, int LOW, int HIGH> FUNCTION uint32_t integers_to_f16(const uint32_t* words) {
+  return magic_f16<T::bits, LOW, HIGH, IntegersToF16<T>::is_signed>(words);
+}
+
+template <int BY> FUNCTION uint32_t shift_left(uint32_t word) {
+  if constexpr (BY >= 0) return word << BY;
+  else return word >> -BY;
+}
+
+// A float of E <= 5 exponent bits to float16: exponent and mantissa go where float16 has them, the
+// sign to the top, and a multiplication by a power of two corrects the bias, subnormals included.
+template <class T, int LOW, int HIGH> struct FloatsToF16;
+template <int E, int M, Specials S, int LOW, int HIGH> struct FloatsToF16<F<E, M, S>, LOW, HIGH> {
+  static FUNCTION uint32_t convert(const uint32_t* words) {
+    constexpr int N = 1 + E + M, bias = (1 << (E - 1)) - 1;
+    using H = Halves<N, LOW, HIGH>;
+    constexpr uint32_t size = both(((1u << (E + M)) - 1) << (10 - M));
+    const uint32_t word = H::word(words);
+    const uint32_t sign = shift_left<16 - N - H::place>(word) & both(0x8000);
+    const uint32_t moved = (shift_left<10 - M - H::place>(word) & size) | sign;
+    if constexpr (bias == 15) return moved;
+    else return mul_f16_pair(moved, both(f16_power_of_two(15 - bias)));
+  }
+};
+template <class T, int LOW, int HIGH> FUNCTION uint32_t floats_to_f16(const uint32_t* words) {
+  return FloatsToF16<T, LOW, HIGH>::convert(words);
+}
+
+FUNCTION uint32_t join(const uint32_t* words, int low, int high) {
+  const uint32_t first = words[low / 2] >> (low % 2 * 16) & 0xFFFF;
+  return first | words[high / 2] >> (high % 2 * 16) << 16;
+}
+FUNCTION uint32_t f32_to_f16_pair(uint32_t low, uint32_t high) {
+  return f16_pair(as_float(low), as_float(high));
+}
+FUNCTION uint32_t f32_to_bf16_pair(uint32_t low, uint32_t high) {
+  return f32_to_bf16(as_float(low)) | f32_to_bf16(as_float(high)) << 16;
+}

@@ -1,0 +1,182 @@
+// What generated kernels may use, on a GPU. The host's tilus.cuh has the same functions.
+// Section numbers are of the PTX ISA manual, version 9.0.
+#pragma once
+
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+
+#define FUNCTION __device__ __forceinline__
+#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+#define BLOCK_VARIABLES(shared_bytes)                     \
+  extern __shared__ __align__(1024) char shared[];        \
+  const int thread = threadIdx.x, block_x = blockIdx.x;   \
+  const int block_y = blockIdx.y, block_z = blockIdx.z;   \
+  (void)thread, (void)block_x, (void)block_y, (void)block_z
+
+FUNCTION float as_float(uint32_t bits) { return __uint_as_float(bits); }
+FUNCTION uint32_t as_bits(float value) { return __float_as_uint(value); }
+FUNCTION uint32_t funnel_right(uint32_t low, uint32_t high, int by) {
+  return __funnelshift_r(low, high, by);
+}
+FUNCTION uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
+
+// 9.7.9.22 cvt
+FUNCTION float f16_to_f32(uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+FUNCTION uint16_t f32_to_f16(float value) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+FUNCTION uint32_t f16_pair(float low, float high) {
+  uint32_t bits;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+FUNCTION uint32_t f32_to_bf16(float value) {
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+template <int N> FUNCTION uint32_t round_to_unsigned(float value) {
+  if constexpr (N == 32) return __float2uint_rn(value);
+  else return __float2uint_rn(fminf(fmaxf(value, 0.0f), (float)((1u << N % 32) - 1)));
+}
+template <int N> FUNCTION uint32_t round_to_signed(float value) {
+  constexpr float limit = (float)(1u << (N - 1));
+  if constexpr (N == 32) return (uint32_t)__float2int_rn(value);
+  else return value != value ? 0 : (uint32_t)__float2int_rn(fminf(fmaxf(value, -limit), limit - 1));
+}
+
+// 9.7.4 half-precision arithmetic, two at a time
+FUNCTION uint32_t add_f16_pair(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+FUNCTION uint32_t sub_f16_pair(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+FUNCTION uint32_t mul_f16_pair(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+FUNCTION uint32_t fma_f16_pair(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
+#include "bits.cuh"
+
+// Moves of BYTES between memory and the registers that begin SHIFT bits into `words`; where `inside`
+// is false, zeros arrive and nothing is stored.
+template <int BYTES> struct Access;
+template <> struct Access<1> { using type = uint8_t; };
+template <> struct Access<2> { using type = uint16_t; };
+template <> struct Access<4> { using type = uint32_t; };
+template <> struct Access<8> { using type = uint2; };
+template <> struct Access<16> { using type = uint4; };
+
+template <int BYTES, int SHIFT> FUNCTION void load(uint32_t* words, const char* from, bool inside) {
+  typename Access<BYTES>::type value = {};
+  if (inside) value = *(const typename Access<BYTES>::type*)from;
+  if constexpr (BYTES < 4) set_bits<SHIFT, 8 * BYTES>(words, value);
+  if constexpr (BYTES == 4) words[0] = value;
+  if constexpr (BYTES == 8) words[0] = value.x, words[1] = value.y;
+  if constexpr (BYTES == 16)
+    words[0] = value.x, words[1] = value.y, words[2] = value.z, words[3] = value.w;
+}
+template <int BYTES, int SHIFT> FUNCTION void store(char* to, const uint32_t* words, bool inside) {
+  if (!inside) return;
+  if constexpr (BYTES < 4)
+    *(typename Access<BYTES>::type*)to = get_bits<SHIFT, 8 * BYTES>(words);
+  if constexpr (BYTES == 4) *(uint32_t*)to = words[0];
+  if constexpr (BYTES == 8) *(uint2*)to = make_uint2(words[0], words[1]);
+  if constexpr (BYTES == 16) *(uint4*)to = make_uint4(words[0], words[1], words[2], words[3]);
+}
+template <int B, int S> FUNCTION void load_global(uint32_t* words, const char* from, bool inside) {
+  load<B, S>(words, from, inside);
+}
+template <int B, int S> FUNCTION void load_shared(uint32_t* words, const char* from, bool inside) {
+  load<B, S>(words, from, inside);
+}
+template <int B, int S> FUNCTION void store_global(char* to, const uint32_t* words, bool inside) {
+  store<B, S>(to, words, inside);
+}
+template <int B, int S> FUNCTION void store_shared(char* to, const uint32_t* words, bool inside) {
+  store<B, S>(to, words, inside);
+}
+
+FUNCTION uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
+// 9.7.9.25.3 cp.async; it exists for 4, 8 and 16 bytes
+template <int BYTES> FUNCTION void copy_async(char* to, const char* from, bool inside) {
+  if constexpr (BYTES == 16)
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::
+                 "r"(shared_address(to)), "l"(from), "r"(inside ? 16 : 0) : "memory");
+  else if constexpr (BYTES >= 4)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::
+                 "r"(shared_address(to)), "l"(from), "n"(BYTES), "r"(inside ? BYTES : 0) : "memory");
+  else {
+    uint32_t word = 0;
+    load<BYTES, 0>(&word, from, inside);
+    store<BYTES, 0>(to, &word, true);
+  }
+}
+FUNCTION void commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING> FUNCTION void wait_group() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+// 9.7.14.5.15 ldmatrix
+template <int COUNT> FUNCTION void load_matrix(uint32_t* words, const char* row) {
+  const uint32_t from = shared_address(row);
+  if constexpr (COUNT == 4)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(from) : "memory");
+  if constexpr (COUNT == 2)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(words[0]), "=r"(words[1]) : "r"(from) : "memory");
+  if constexpr (COUNT == 1)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
+                 : "=r"(words[0]) : "r"(from) : "memory");
+}
+
+// 9.7.14.5.8 mma.m16n8k16, the accumulator in place
+#define MMA_M16N8K16(name, type)                                                                \
+  FUNCTION void name(uint32_t* d, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,           \
+                     uint32_t b0, uint32_t b1) {                                                \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                  \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                  \
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])                                        \
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));                                \
+  }
+MMA_M16N8K16(mma_m16n8k16_f16, "f16")
+MMA_M16N8K16(mma_m16n8k16_bf16, "bf16")
+
+FUNCTION void synchronize() { __syncthreads(); }
+
+// Thread 0 adds for the block. The fences and barriers make what the block wrote visible to who
+// sees the sum, and what others wrote visible to the block (8.10, causality order).
+FUNCTION int atomic_add(int* where, int value, int* mailbox) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    *mailbox = atomicAdd(where, value);
+    __threadfence();
+  }
+  __syncthreads();
+  return *mailbox;
+}

@@ -1,0 +1,74 @@
+"""CUDA text -> cubin, in process, with NVRTC from a wheel: no toolkit, no driver, no GPU needed."""
+
+import io
+import re
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from cuda.core import Program, ProgramOptions
+
+from tilus.errors import TilusError
+from tilus.runtime import prelude
+
+PACKAGE = "nvidia-cuda-nvrtc"
+FLAGS = ("-std=c++17", "-v")
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100a", "sm_120a")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one block of a kernel takes: registers a thread, shared bytes, spilled bytes."""
+
+    registers: int
+    shared_bytes: int
+    spill_bytes: int
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A compiled kernel and what the compiler said of it."""
+
+    cubin: bytes
+    resources: Resources
+    log: str
+    seconds: float
+
+
+def compiler_version() -> str:
+    """The version of the NVRTC package."""
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError as missing:
+        raise TilusError(f"no CUDA compiler: pip install {PACKAGE}") from missing
+
+
+def compile_cubin(text: str, entry: str, arch: str, shared_bytes: int) -> Binary:
+    """The cubin of `text` for `arch`; the same text gives the same bytes."""
+    if arch not in ARCHITECTURES:
+        raise TilusError(f"cannot compile for {arch!r}: there are {', '.join(ARCHITECTURES)}")
+    start = time.perf_counter()
+    options = ProgramOptions(
+        name=entry,
+        arch=arch,
+        std="c++17",
+        ptxas_options=["-v"],
+        include_path=[str(folder) for folder in prelude.CUDA],
+        no_cache=True,
+    )
+    log = io.StringIO()
+    try:
+        cubin = bytes(Program(text, "c++", options).compile("cubin", logs=log).code)
+    except Exception as failure:
+        raise TilusError(f"{entry} does not compile for {arch}: {failure}") from failure
+    said = log.getvalue().strip("\0\n")
+    return Binary(cubin, resources_of(said, shared_bytes), said, time.perf_counter() - start)
+
+
+def resources_of(log: str, shared_bytes: int) -> Resources:
+    """What ptxas reports of the one kernel of a text."""
+    registers = re.search(r"Used (\d+) registers", log)
+    spills = re.findall(r"(\d+) bytes spill stores", log)
+    if registers is None:
+        raise TilusError(f"the compiler reported no registers: {log!r}")
+    return Resources(int(registers[1]), shared_bytes, sum(map(int, spills)))

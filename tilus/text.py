@@ -1,0 +1,1 @@
+def to_text(program): return repr(program)
