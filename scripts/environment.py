@@ -1,7 +1,8 @@
 """Makes .venv fit for this machine, with the standard library alone; the second time it is quick.
 
-python3 scripts/environment.py ready [--test] [--wheels DIR]    -> prints the Python to use
-python3 scripts/environment.py wheels DIR                       -> fills DIR for another machine
+python3 scripts/environment.py ready [--test] [--wheels DIR]
+python3 scripts/environment.py wheels DIR                  fills DIR for another machine
+python3 scripts/environment.py requirements [EXTRA ...]    prints what pip shall install
 """
 
 import argparse
@@ -30,7 +31,7 @@ OTHER_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2
 
 
 def main() -> int:
-    """Do one of the two; returns the exit code: 3 where this machine lacks something."""
+    """Do one of the three; returns the exit code: 3 where this machine lacks something."""
     parser = argparse.ArgumentParser(prog="run.sh")
     verbs = parser.add_subparsers(dest="verb", required=True)
     ready = verbs.add_parser("ready")
@@ -39,7 +40,12 @@ def main() -> int:
     wheels = verbs.add_parser("wheels")
     wheels.add_argument("folder", type=Path)
     wheels.add_argument("--python", default=OTHER_PYTHON)
+    requirements = verbs.add_parser("requirements")
+    requirements.add_argument("extras", nargs="*")
     options = parser.parse_args()
+    if options.verb == "requirements":
+        print("\n".join(required(set(options.extras))))
+        return 0
     try:
         if options.verb == "wheels":
             download(options.folder, options.python)

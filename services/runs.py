@@ -48,7 +48,7 @@ from services.store import Store, check_key, write_atomic
 
 CHECKED = "tilus"
 RECORDED_ON = "nvidia-h100-80gb-hbm3"
-FORMATS = ("pdf", "png", "svg", "csv")
+FORMATS = ("pdf", "png", "svg", "csv", "txt")
 FUNCTION: dict[TaskKind, Function] = {
     "compile": "services.compiler.jobs.build",
     "check": "services.compiler.jobs.check",

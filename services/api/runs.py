@@ -17,6 +17,7 @@ MEDIA = {
     "png": "image/png",
     "svg": "image/svg+xml",
     "csv": "text/csv",
+    "txt": "text/plain",
 }
 
 

@@ -1,5 +1,6 @@
 """The fleet in containers, driven through Docker Compose."""
 
+import secrets
 import shutil
 import subprocess
 import time
@@ -23,6 +24,7 @@ def fleet(settings: Settings, gpu: str | None) -> Iterator[tuple[Household, http
     """The containers, up for as long as the block lasts, and a client of their API."""
     port = settings.api_port or API_PORT
     command = _command(gpu)
+    _password(ROOT / "secrets" / "redis_password")
     _docker(*command, "up", "--build", "--detach", settings=settings, port=port)
     try:
         with httpx.Client(
@@ -42,6 +44,15 @@ def fetch_figures(client: httpx.Client, states: list[RunState], results: Path) -
                 f"/v1/runs/{state.id}/figures/{name.removeprefix('figure')}"
             ).raise_for_status()
             write_atomic(results / name, answer.content)
+
+
+def _password(path: Path) -> None:
+    """Make the queue's password where there is none; the folder is the owner's alone."""
+    if path.exists():
+        return
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    write_atomic(path, secrets.token_urlsafe(32).encode())
+    path.chmod(0o644)  # the containers' users read it; others do not get into the folder
 
 
 def _command(gpu: str | None) -> list[str]:

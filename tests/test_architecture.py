@@ -1,0 +1,118 @@
+"""Who may import whom: what is left of the colon may import itself and what is right of it."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COMPILER = "tilus.errors tilus.dtypes tilus.layout tilus.casts tilus.ir tilus.isa numpy"
+SHARED = (
+    "tilus pydantic services.messages services.settings services.revision services.store "
+    "services.queue services.gpu services.experiments services.records services.executors "
+    "services.runs redis rq"
+)
+MAY_IMPORT = {
+    "tilus.errors": "",
+    "tilus.config": "",
+    "tilus.layout": "tilus.errors",
+    "tilus.dtypes": "tilus.errors numpy",
+    "tilus.casts": "tilus.errors tilus.dtypes tilus.layout numpy",
+    "tilus.ir": "tilus.errors tilus.dtypes tilus.layout numpy",
+    "tilus.isa": COMPILER,
+    "tilus.passes": COMPILER,
+    "tilus.interp": COMPILER,
+    "tilus.codegen": COMPILER,
+    "tilus.lang": f"{COMPILER} tilus.codegen",
+    "tilus.text": f"{COMPILER} tilus.codegen tilus.lang",
+    "tilus.runtime": "tilus.config tilus.errors numpy cuda",
+    "tilus": "numpy",
+    "services.messages": "pydantic",
+    "services.settings": "pydantic pydantic_settings",
+    "services.revision": "services.settings",
+    "services.store": "pydantic services.messages",
+    "services.queue": "pydantic redis rq",
+    "services.gpu": "",
+    "services.experiments": "services.messages",
+    "services.records": "pydantic services.messages",
+    "services.executors": "tilus numpy services.messages torch triton",
+    "services.runs": SHARED,
+    "services.compiler": SHARED,
+    "services.runner": f"{SHARED} numpy torch",
+    "services.plotter": f"{SHARED} matplotlib",
+    "services.api": f"{SHARED} fastapi starlette uvicorn",
+    "services.driver": f"{SHARED} httpx rich",
+    "services": "",
+}
+# What is optional or must not be touched before a fork is imported where it is used.
+MAY_IMPORT_LATE = ("tilus.runtime", "services.executors", "services.runner")
+READS_ENVIRONMENT = ("tilus.config", "services.settings")
+FILES = [path for package in ("tilus", "services") for path in (ROOT / package).rglob("*.py")]
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def inside(name: str, packages: Iterator[str] | tuple[str, ...] | list[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def layer(name: str) -> str:
+    """The row of the longest prefix."""
+    return max((row for row in MAY_IMPORT if inside(name, [row])), key=len)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Every module that the tree names in an import, `from a import b` as a.b."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module, names):
+                yield from (f"{module}.{alias.name}" for alias in names)
+
+
+def offences(name: str, source: str) -> list[str]:
+    """What the module called `name` must not do, in words."""
+    tree = ast.parse(source)
+    row = layer(name)
+    allowed = [row, *MAY_IMPORT[row].split(), *sys.stdlib_module_names]
+    found = [f"imports {one}" for one in imported(tree) if not inside(one, allowed)]
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() if not inside(name, MAY_IMPORT_LATE):
+                found += [f"imports {one} inside {node.name}" for one in imported(node)]
+            case ast.Attribute(ast.Name("os"), "environ" | "getenv" | "putenv"):
+                if name not in READS_ENVIRONMENT:
+                    found.append(f"reads os.{node.attr}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_point_downwards(path):
+    assert offences(name_of(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("tilus.ir", "import tilus.isa.base"),
+        ("tilus.ir", "from tilus import interp"),
+        ("tilus.codegen.text", "import cuda.core"),
+        ("tilus.runtime.nvrtc", "import torch"),
+        ("tilus.compiler", "from services.store import Store"),
+        ("tilus.kernels.f", "import redis"),
+        ("services.api.app", "from services.compiler.jobs import build"),
+        ("services.api.app", "from services import driver"),
+        ("services.runner.jobs", "import services.plotter"),
+        ("services.store", "import tilus"),
+        ("services.driver.app", "def f():\n    import json"),
+        ("services.driver.app", "import os\nos.environ['A']"),
+        ("tilus.runtime.nvrtc", "import os\nos.getenv('A')"),
+    ],
+)
+def test_what_points_upwards_is_noticed(name, source):
+    assert offences(name, source) != []
