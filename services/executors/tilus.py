@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 name = "tilus"
 KERNEL = "quantized_matmul"
-MULTIPLE = 64  # what k and n are promised to be multiples of, where they are
+MULTIPLE = 512  # the largest multiple that is promised of k and n, where they are
 CHECK_SEED = 1
 
 
@@ -120,7 +120,8 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
     groups = [problem.scales.data_ptr()]
     if problem.zeros is not None:
         groups.append(problem.zeros.data_ptr())
-    sizes = tuple(np.int32(size) for size in (shape.m, shape.n, shape.k))
+    blocks = launch_size.grid[0]
+    sizes = tuple(np.int32(size) for size in (shape.m, shape.n, shape.k, blocks))
     kernel = LoadedKernel(*built.load())
 
     def launch(slot: int) -> None:

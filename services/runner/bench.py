@@ -229,6 +229,7 @@ class TorchBench:
                 words[slot % len(words)].data_ptr(),
                 out.data_ptr(),
                 np.int32(sizes.words),
+                np.int32(sizes.grid[0]),
             )
 
         return launch
