@@ -1,0 +1,108 @@
+"""A device made of numbers, and an executor whose kernels do what their parameters say."""
+
+import faulthandler
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+
+from services.executors.base import Built
+from services.gpu import Device, State
+from services.messages import KernelSpec
+from services.runner.measure import OutOfMemory, Poisoned
+
+DEVICE = Device(0, "Fixture GPU", "GPU-fixture", "1.2.3", "sm_90")
+
+
+class Scripted:
+    """`prepare` looks at the spec: its error, its time, or how it goes wrong."""
+
+    name = "scripted"
+
+    def __init__(self, specs):
+        self.specs = specs
+
+    def refusal(self, workload):
+        return None
+
+    def candidates(self, workload, arch):
+        return list(self.specs)
+
+    def key(self, spec):
+        return spec.key()
+
+    def prepare(self, problem, spec, built):
+        behaviour = spec.parameters if spec else {"us": 50}
+
+        def launch(slot):
+            problem.launches += 1
+            match behaviour.get("fate"):
+                case "abort":
+                    faulthandler.disable()  # its words would fill the report
+                    os.abort()
+                case "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "hang":
+                    time.sleep(60)
+                case "poison":
+                    problem.poisoned = True
+                    raise RuntimeError("an illegal memory access")
+                case "oom":
+                    raise OutOfMemory("1 TiB is not there")
+                case "raise":
+                    raise ValueError("no such shape")
+            problem.now = behaviour
+            return behaviour
+
+        return launch
+
+
+@dataclass
+class Numbers:
+    """A bench without a device: errors and times are those of the spec."""
+
+    device: Device = DEVICE
+    inputs_sha256: str = "1" * 64
+    versions: dict = field(default_factory=lambda: {"numbers": "1"})
+    poisoned: bool = False
+    launches: int = 0
+    now: dict = field(default_factory=dict)
+    log: list = field(default_factory=list)
+
+    def prepare(self, executor, spec, built):
+        assert not self.poisoned, "a poisoned context was used"
+        return executor.prepare(self, spec, built)
+
+    def relative_error(self, launch):
+        launch(0)
+        self.log.append(("verify", self.now.get("us")))
+        if self.now.get("later_wrong") and self.launches > 60:
+            return 1.0
+        return float(self.now.get("error", 300)) * 1e-6 if self.now.get("error") else 3e-4
+
+    def times(self, launch, warm_ups, repeats):
+        for slot in range(warm_ups + repeats):
+            launch(slot % 2)
+        self.log.append(("time", self.now.get("us"), warm_ups, repeats))
+        return [self.now["us"] * 1e-3 * (1 + 0.001 * i) for i in range(repeats)]
+
+    def graph_ms(self, launch):
+        return None
+
+    def floor_times(self, size, warm_ups, repeats):
+        return [size * 1e-9] * repeats
+
+    def state(self):
+        return State(1500, 2000, 40, 300.0, False)
+
+    def check(self):
+        if self.poisoned:
+            raise Poisoned("an illegal memory access")
+
+
+def spec(**behaviour):
+    return KernelSpec(executor="scripted", kernel="fixture", parameters=behaviour, arch="sm_90")
+
+
+def built(one):
+    return Built({"kernel.cubin": one.canonical().encode()}, {"entry": "f"}, {"fixture": "1"})

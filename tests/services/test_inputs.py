@@ -1,0 +1,69 @@
+"""The inputs and the reference of a measurement, made on the CPU as a GPU would make them."""
+
+import numpy as np
+import pytest
+
+import tilus
+from services.experiments import workload
+from services.runner.bench import inputs_sha256, make_problem, reference
+
+torch = pytest.importorskip("torch", reason="inputs are made with PyTorch")
+TYPES = ["uint8", "uint4", "uint2", "uint1", "int4", "int3", "float6_e3m2", "float8_e4m3"]
+
+
+def small(b_dtype, m=3):
+    problem = workload(b_dtype, m, 96, 256)
+    return make_problem(problem, slots=2, multiprocessors=1, device="cpu")
+
+
+@pytest.mark.parametrize("b_dtype", [*TYPES, "float16"])
+def test_inputs_are_the_same_every_time_and_outputs_of_order_one(b_dtype):
+    once, again = small(b_dtype), small(b_dtype)
+    assert inputs_sha256(once) == inputs_sha256(again)
+    assert 0.5 < reference(once).std().item() < 2.0
+
+
+def test_other_problems_have_other_inputs():
+    digests = {inputs_sha256(small(b_dtype, m)) for b_dtype in TYPES for m in (1, 2)}
+    assert len(digests) == 2 * len(TYPES)
+
+
+@pytest.mark.parametrize("b_dtype", TYPES)
+def test_codes_take_every_finite_value_and_no_other(b_dtype):
+    dtype = tilus.dtype(b_dtype)
+    values = dtype.decode(np.arange(2**dtype.bits, dtype=np.uint8))
+    drawn = np.unique(small(b_dtype).codes.numpy())
+    np.testing.assert_array_equal(drawn, np.flatnonzero(np.isfinite(values)))
+
+
+def test_zeros_are_not_only_integers():
+    zeros = small("uint4").zeros
+    assert (zeros != zeros.round()).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("b_dtype", TYPES)
+def test_the_reference_is_the_formula(b_dtype):
+    problem = small(b_dtype)
+    weight = tilus.dtype(b_dtype).decode(problem.codes.numpy())
+    rows = np.arange(256) // (256 // len(problem.scales))
+    if problem.zeros is not None:
+        weight = weight - problem.zeros.numpy().astype(np.float64)[rows]
+    weight = weight * problem.scales.numpy().astype(np.float64)[rows]
+    expected = problem.activations.numpy().astype(np.float64) @ weight
+    np.testing.assert_allclose(reference(problem).numpy(), expected, rtol=1e-12)
+
+
+def test_every_slot_has_its_own_activation():
+    activations = small("uint4").activations
+    assert not torch.equal(activations[0], activations[1])
+
+
+def test_the_digest_covers_every_input():
+    problem = small("uint4")
+    before = inputs_sha256(problem)
+    for tensor in (problem.codes, problem.scales, problem.zeros, problem.activations):
+        kept = tensor.view(-1)[0].clone()
+        tensor.view(-1)[0] = kept + 1
+        assert inputs_sha256(problem) != before
+        tensor.view(-1)[0] = kept
+    assert inputs_sha256(problem) == before
