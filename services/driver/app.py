@@ -72,6 +72,8 @@ def _main(options: Options, console: Console) -> int:
     requests = [_request(number, session) for number in figures]
     for request in requests:
         runs.selected(request)
+    if session.device is None and options.mode == "auto":
+        console.print("no GPU here: times come from the records that came with the project")
     with locked(settings.state):
         if options.no_cache:
             _forget(settings.store)
@@ -81,7 +83,7 @@ def _main(options: Options, console: Console) -> int:
                 compose.fetch_figures(client, [o.state for o in outcomes], settings.results)
     for outcome in outcomes:
         _tell(outcome, session)
-    return FAILED if any(_failed(outcome.state) for outcome in outcomes) else OK
+    return FAILED if any(failed(outcome.state) for outcome in outcomes) else OK
 
 
 def _session(options: Options, settings: Settings, console: Console) -> Session:
@@ -90,7 +92,6 @@ def _session(options: Options, settings: Settings, console: Console) -> Session:
     match options.mode:
         case "auto" if device is None:
             mode: Mode = "recorded"
-            console.print("no GPU here: times come from the records that came with the project")
         case "auto":
             mode = "local"
         case "local" if device is None:
@@ -175,7 +176,7 @@ def _follow(
     return Outcome(state, time.monotonic() - started)
 
 
-def _failed(state: RunState) -> list[Failure]:
+def failed(state: RunState) -> list[Failure]:
     """The failures that cost a point: a measured cell may do without one of its kernels."""
     spare = "compile" if state.request.mode == "measured" else None
     return [failure for failure in state.failures if failure.kind != spare]

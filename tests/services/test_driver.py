@@ -1,0 +1,184 @@
+import io
+import signal
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from services.driver import app, compose
+from services.driver.options import FIGURES, parse
+from services.driver.processes import RESTARTS, CannotStart, Household, answers, local_fleet, locked
+from services.driver.progress import display
+from services.gpu import Device
+from services.messages import Failure, RunRequest, RunState
+from services.settings import Settings, environment, load
+
+H200 = Device(0, "NVIDIA H200", "GPU-1", "580.1", "sm_90")
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A machine without a GPU whose folders are empty."""
+    for name in ("state", "store", "results", "recorded"):
+        monkeypatch.setenv(f"TILUS_{name.upper()}", str(tmp_path / name))
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setattr(app, "devices", list)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--figure", "7"], "there is no figure 7, only 9, 10"),
+        (["--figure", "nine"], "invalid int value"),
+        (["--mode", "cloud"], "invalid choice"),
+        (["--frobnicate"], "--frobnicate"),
+        (["--dtypes", ","], "give one name or several"),
+        (["--wheels", "/nowhere"], "there is no folder /nowhere"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence_and_code_2(arguments, words, capsys):
+    with pytest.raises(SystemExit) as left:
+        parse(arguments)
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and words in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--figure", "10"], "there is no figure 10 yet: choose 9"),
+        (["--dtypes", "u5"], "has no uint5"),
+        (["--dtypes", "wide"], "wide"),
+        (["--executors", "cutlass"], "has no executor cutlass"),
+        (["--group-size", "100"], "does not divide k = 8192"),
+        (["--device", "cuda:0"], "there is no device cuda:0: this machine has no GPU"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(arguments, words, house, capsys):
+    assert app.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+    assert list(house.iterdir()) == []
+
+
+def test_a_device_that_is_not_there_is_told_from_those_that_are(house, monkeypatch, capsys):
+    monkeypatch.setattr(app, "devices", lambda: [H200])
+    assert app.main(["--device", "cuda:1"]) == 2
+    assert "no device cuda:1: this machine has cuda:0 (NVIDIA H200)" in capsys.readouterr().err
+
+
+def test_measuring_needs_a_gpu(house, capsys):
+    assert app.main(["--mode", "local"]) == 3
+    assert "there is no GPU here" in capsys.readouterr().err
+    assert list(house.iterdir()) == []
+
+
+def test_two_drivers_do_not_share_a_state_folder(house, capsys):
+    with locked(house / "state"):
+        assert app.main(["--figure", "9"]) == 3
+    assert "another run uses" in capsys.readouterr().err
+
+
+def test_every_figure_of_the_evaluation_is_a_known_number():
+    assert FIGURES == (9, 10, 11, 12, 13)
+
+
+def settings_at(folder) -> Settings:
+    return load().model_copy(
+        update={n: folder / n for n in ("state", "store", "results", "recorded")}
+    )
+
+
+def await_true(ask, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not ask():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_process_that_dies_is_started_again(tmp_path):
+    household = Household(tmp_path)
+    child = household.start("sleeper", ["sleep", "60"], settings_at(tmp_path))
+    first = child.process.pid
+    child.process.send_signal(signal.SIGKILL)
+    await_true(child.ended)
+    household.watch()
+    assert child.process.pid != first and not child.ended()
+    household.stop()
+    assert child.process.returncode == -signal.SIGTERM
+
+
+def test_a_process_that_keeps_dying_is_given_up_with_its_last_words(tmp_path):
+    household = Household(tmp_path)
+    command = [sys.executable, "-c", "print('out of luck'); raise SystemExit(1)"]
+    child = household.start("loser", command, settings_at(tmp_path))
+    with pytest.raises(CannotStart, match=r"loser keeps stopping: out of luck .*loser\.log"):
+        for _ in range(RESTARTS + 1):
+            await_true(child.ended)
+            household.watch()
+    household.stop()
+
+
+def test_the_fleet_outlives_any_of_its_processes(tmp_path):
+    settings = settings_at(tmp_path).model_copy(update={"compilers": 1})
+    with local_fleet(settings, None) as (household, client):
+        names = [child.name for child in household.children]
+        assert names == ["redis", "compiler-0", "plotter", "api"]
+        for child in household.children:
+            child.process.send_signal(signal.SIGKILL)
+            await_true(child.ended)
+        household.watch()
+        await_true(lambda: answers(client), seconds=30)
+        assert client.get("/readyz").is_success
+        processes = [child.process for child in household.children]
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_children_do_not_see_the_token(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert "HF_TOKEN" not in environment(load())
+
+
+def state_of(**changes):
+    request = RunRequest(figure=9, mode="recorded")
+    return RunState(id="0", request=request, finished=True, counts={}).model_copy(update=changes)
+
+
+def test_progress_is_lines_where_there_is_no_terminal():
+    said = io.StringIO()
+    with display(Console(file=said)) as shown:
+        shown.show(state_of(counts={"compile": {"stored": 1, "waiting": 1}}))
+        shown.show(state_of(counts={"compile": {"stored": 1, "done": 1}}))
+        shown.show(state_of(counts={"compile": {"stored": 1, "done": 1}}))
+    assert said.getvalue() == "2/2 kernels compiled\n"
+
+
+def test_progress_is_bars_on_a_terminal():
+    said = io.StringIO()
+    with display(Console(file=said, force_terminal=True, width=80)) as shown:
+        shown.show(state_of(counts={"check": {"done": 3, "waiting": 4}}))
+    assert "3/7" in said.getvalue() and "kernels checked on the CPU" in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "costs"),
+    [
+        ("recorded", "compile", True),
+        ("recorded", "check", True),
+        ("measured", "measure", True),
+        ("measured", "compile", False),
+    ],
+)
+def test_a_measured_cell_may_do_without_one_of_its_kernels(mode, kind, costs):
+    request = RunRequest(figure=9, mode=mode, gpu="g")
+    failure = Failure(kind=kind, title="t", reason="r")
+    assert bool(app.failed(state_of(request=request, failures=(failure,)))) is costs
+
+
+def test_compose_without_docker_says_so(house, monkeypatch, capsys):
+    monkeypatch.setattr(compose, "ROOT", house)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert app.main(["--mode", "compose"]) == 3
+    assert "needs Docker with Compose" in capsys.readouterr().err
