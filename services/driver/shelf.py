@@ -17,7 +17,7 @@ def main() -> None:
 
 
 def lay_out(store: Store, shelf: Path) -> int:
-    """Fill `shelf` with a folder for each whole kernel, replacing what it held; returns how many."""
+    """Fill `shelf` anew with a folder for each whole kernel; returns how many."""
     shutil.rmtree(shelf, ignore_errors=True)
     shelf.mkdir(parents=True)
     kernels = 0
