@@ -1,6 +1,7 @@
 """Our kernels: the quantised matmul of the library, compiled by NVRTC and checked on the CPU."""
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING
 
 import tilus
@@ -63,6 +64,12 @@ def candidates(workload: Workload, arch: str) -> list[KernelSpec]:
 
 def key(spec: KernelSpec) -> str:
     """The compiler's own key: program, emitted text, preludes, NVRTC, flags, target."""
+    return _key(spec.canonical())
+
+
+@cache
+def _key(canonical: str) -> str:
+    spec = KernelSpec.model_validate_json(canonical)
     return tilus.kernel_key(_program(spec), spec.arch)
 
 
@@ -140,8 +147,9 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
     return launch
 
 
-def _program(spec: KernelSpec) -> "tilus.Program":
-    return LIBRARY[spec.kernel].program(**spec.parameters)
+def _program(spec: KernelSpec) -> tilus.Program:
+    program: tilus.Program = LIBRARY[spec.kernel].program(**spec.parameters)
+    return program
 
 
 def _stored(problem: Problem) -> "list[Tensor]":

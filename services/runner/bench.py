@@ -26,7 +26,7 @@ from services.executors.base import (
     installed,
     problem_bytes,
 )
-from services.gpu import Device, GpuError, State, state, throttled
+from services.gpu import Device, GpuError, State, devices, state, throttled
 from services.messages import KernelSpec, Workload
 from services.runner.measure import OutOfMemory, Poisoned
 from tilus.kernels import LIBRARY
@@ -43,6 +43,7 @@ ACTIVATION = 0.125  # standard deviation; scales make up for it, so that they ar
 HEAD_START_CYCLES = 2_000_000  # the device waits this long, so that the host is always ahead
 GRAPH_LAUNCHES, GRAPH_REPLAYS = 40, 5
 FLOOR = "streaming_read"
+VECTOR_BYTES = 16  # what it reads at a time
 
 
 def floor_spec(arch: str) -> KernelSpec:
@@ -54,10 +55,11 @@ def open_bench(workload: Workload, uuid: str, floor: Built | None) -> "TorchBenc
     """The bench on the GPU of that uuid; LookupError if this process cannot see it."""
     torch = import_module("torch")
     for index in range(torch.cuda.device_count()):
-        found = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
-        if found == uuid or not uuid:
+        found = str(torch.cuda.get_device_properties(index).uuid).removeprefix("GPU-")
+        if not uuid or found == uuid.removeprefix("GPU-"):
             torch.cuda.set_device(index)
-            return TorchBench(workload, found, floor)
+            torch.cuda.set_stream(torch.cuda.Stream())
+            return TorchBench(workload, f"GPU-{found}", floor)
     raise LookupError(f"there is no GPU {uuid} among {torch.cuda.device_count()}")
 
 
@@ -82,7 +84,7 @@ class TorchBench:
     def slots(self) -> int:
         """Enough copies of the weight to miss the L2, two at least."""
         bits = tilus.dtype(self.workload.b_dtype).bits
-        needed = math.ceil(4 * self.properties.L2_cache_size / problem_bytes(self.workload, bits))
+        needed: int = -(-4 * self.properties.L2_cache_size // problem_bytes(self.workload, bits))
         return max(SLOTS[0], min(SLOTS[1], needed))
 
     @cached_property
@@ -207,14 +209,15 @@ class TorchBench:
                 for _ in range(rounds):
                     for slot in range(self.slots):
                         launch(slot)
-        except RuntimeError:
+        except Exception:
             self.check()
             return None
         return graph
 
     def _streaming_read(self, size: int, floor: Built) -> Launch:
         torch = self.torch
-        sizes = LIBRARY[FLOOR].launch(size, self.properties.multi_processor_count)
+        whole = -(-size // VECTOR_BYTES) * VECTOR_BYTES
+        sizes = LIBRARY[FLOOR].launch(whole, self.properties.multi_processor_count)
         words = [
             torch.empty(sizes.words, dtype=torch.int32, device="cuda").random_()
             for _ in range(SLOTS[0])
@@ -263,7 +266,7 @@ class _Nvml:
     def driver(self) -> str:
         """The driver's version."""
         if self.library is None:
-            return next((d.driver for d in import_module("services.gpu").devices()), "unknown")
+            return next((device.driver for device in devices()), "unknown")
         version: str = self.library.nvmlSystemGetDriverVersion()
         return version
 
