@@ -62,7 +62,7 @@ def main() -> int:
 
 def make_ready(wheels: Path | None, *, test: bool) -> None:
     """Install what is missing, and nothing where nothing is."""
-    extras = needed_extras(test=test)
+    extras = needed_extras(test=test, carried=wheels is not None)
     stamp = read_stamp()
     current = stamp is not None and stamp["base"] == base()
     if current and extras <= set(stamp["extras"]):
@@ -82,9 +82,11 @@ def make_ready(wheels: Path | None, *, test: bool) -> None:
     write_stamp(extras)
 
 
-def needed_extras(*, test: bool) -> set[str]:
-    """Which optional parts this machine needs."""
+def needed_extras(*, test: bool, carried: bool) -> set[str]:
+    """Which optional parts this machine needs; carried wheels have no linters among them."""
     extras = {"test"} if test else set()
+    if test and not carried:
+        extras.add("check")
     if not any(shutil.which(name) for name in COMPILERS):
         extras.add("host")
     if not any(shutil.which(name) for name in SERVERS):
