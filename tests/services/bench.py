@@ -3,13 +3,19 @@
 import faulthandler
 import os
 import signal
+import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from services.executors import EXECUTORS
 from services.executors.base import Built
 from services.gpu import Device, State
 from services.messages import KernelSpec
+from services.queue import measure_queue, serve
+from services.runner import jobs
 from services.runner.measure import OutOfMemory, Poisoned
+from services.settings import Settings
 
 DEVICE = Device(0, "Fixture GPU", "GPU-fixture", "1.2.3", "sm_90")
 
@@ -106,3 +112,22 @@ def spec(**behaviour):
 
 def built(one):
     return Built({"kernel.cubin": one.canonical().encode()}, {"entry": "f"}, {"fixture": "1"})
+
+
+def serve_numbers(url, settings_root):
+    """A runner whose device is made of numbers, until its queue is empty."""
+    settings = Settings(
+        state=settings_root / "state", store=settings_root / "store", results=settings_root
+    )
+    EXECUTORS["scripted"] = Scripted([])
+    real = jobs.house(settings)
+    jobs.house = lambda _: replace(
+        real,
+        open_bench=lambda workload, uuid, floor: Numbers(),
+        floor=lambda measurement, store, revision: None,
+    )
+    serve(measure_queue("fixture-gpu"), url, burst=True)
+
+
+if __name__ == "__main__":
+    serve_numbers(sys.argv[1], Path(sys.argv[2]))

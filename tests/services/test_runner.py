@@ -2,6 +2,8 @@
 
 import faulthandler
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from multiprocessing import get_context
@@ -10,10 +12,12 @@ import pytest
 
 from services.experiments import FIGURES
 from services.messages import Manifest, Measurement
+from services.queue import FleetQueue, measure_queue, submit
 from services.records import load, record_path
 from services.revision import Revision
 from services.runner import child, jobs
 from services.runner.measure import REPEATS, WARM_UPS, Option, measure, percentile
+from services.settings import ROOT
 from services.store import Store
 from tests.services.bench import DEVICE, Numbers, Scripted, built, spec
 
@@ -214,6 +218,27 @@ def test_one_device_is_measured_by_one_job_at_a_time(tmp_path):
     turns = list(zip(words[0::4], words[2::4], words[1::4], words[3::4], strict=True))
     assert [turn[:2] for turn in turns] == [("in", "out")] * 3
     assert all(began == ended for *_, began, ended in turns)
+
+
+def test_a_runner_takes_jobs_from_the_queue_of_its_gpu(tmp_path, redis_url, redis):
+    good, dies = spec(us=40), spec(us=1, fate="abort")
+    stored(house(tmp_path, []), [good, dies])
+    queue = FleetQueue(measure_queue(GPU), redis)
+    request = asked([dies, good])
+    job = submit(
+        queue,
+        "services.runner.jobs.measure",
+        request.model_dump(mode="json"),
+        f"measure-{request.key()}",
+        title="fixture",
+        seconds=60,
+    )
+    worker = [sys.executable, "-m", "tests.services.bench", redis_url, str(tmp_path)]
+    subprocess.run(worker, cwd=ROOT, check=True, timeout=60)
+    assert job.latest_result().return_value["status"] == "ok"
+    (record,) = load(record_path(tmp_path, GPU, 9))
+    assert record.kernel.key == good.key()
+    assert record.candidates[0].reason == "it took its process down with SIGABRT"
 
 
 def test_a_child_is_heard_also_when_it_dies():
