@@ -159,7 +159,7 @@ def local_fleet(settings: Settings, gpu: str | None) -> Iterator[tuple[Household
             household.start(f"compiler-{number}", [*python, "services.compiler"], settings)
         household.start("plotter", [*python, "services.plotter"], settings)
         if gpu is not None:
-            household.start("runner", [*python, "services.runner", gpu], settings)
+            household.start("runner", [*python, "services.runner", "--gpu", gpu], settings)
         api = [*python, "services.api", "--fd", str(descriptor)]
         household.start("api", api, settings, inherit=(descriptor,))
         client = stack.enter_context(
