@@ -135,8 +135,13 @@ def lend_packages() -> None:
     """Let the new environment see this Python's packages, after its own, where it has torch."""
     if not has_torch():
         return
-    folders = [folder for folder in sys.path if Path(folder).name.endswith("-packages")]
+    folders = [Path(folder) for folder in sys.path if Path(folder).name.endswith("-packages")]
     (site_packages() / "lent.pth").write_text("".join(f"{folder}\n" for folder in folders))
+    # CUDA's libraries are looked for in the environment's own folder alone.
+    for folder in folders:
+        if (folder / "nvidia").is_dir():
+            (site_packages() / "nvidia").symlink_to(folder / "nvidia")
+            return
 
 
 def fresh_venv() -> None:

@@ -192,10 +192,13 @@ def submit(
 
 
 def reason(job: Job) -> str | None:
-    """The last line of what a failed job raised; None for any other job."""
+    """The sentence of what a failed job raised; None for any other job."""
     result = job.latest_result()
     text = (result.exc_string or "").strip() if result is not None else ""
-    return text.splitlines()[-1] if text else None
+    if not text:
+        return None
+    name, _, sentence = text.splitlines()[-1].partition(": ")
+    return f"{name.rpartition('.')[2]}: {sentence}" if sentence else name
 
 
 def serve(name: str, url: str, password: str = "", *, burst: bool = False) -> None:

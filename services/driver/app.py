@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 import webbrowser
+from collections import Counter
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from services.settings import Settings, load
 OK, FAILED, USAGE, ENVIRONMENT = 0, 1, 2, 3
 POLL_SECONDS = 0.25
 PATIENCE_SECONDS = 60.0
-SHOWN_FAILURES = 10
+SHOWN_REASONS = 10
 
 
 class Session(NamedTuple):
@@ -189,17 +190,32 @@ def _tell(outcome: Outcome, session: Session) -> None:
         json.dump(_summary(outcome, files), sys.stdout)
         sys.stdout.write("\n")
     say = session.console.print
-    for failure in state.failures[:SHOWN_FAILURES]:
-        text = f"{failure.kind} failed: {failure.title}: {failure.reason}"
-        say(text, style="red", markup=False, highlight=False)
-    if len(state.failures) > SHOWN_FAILURES:
-        say(f"... and {len(state.failures) - SHOWN_FAILURES} more failures")
+    for line in complaints(state):
+        say(line, style="red", markup=False, highlight=False)
     for line in _sentences(outcome):
         say(line, highlight=False, markup=False)
     for path in files:
         say(str(path), highlight=False, markup=False)
     if session.options.open and files:
         webbrowser.open(files[0].as_uri())
+
+
+def complaints(state: RunState) -> list[str]:
+    """What failed, in a line for each reason: those that cost a point first."""
+    costly = failed(state)
+    ordered = sorted(state.failures, key=lambda failure: failure not in costly)
+    alike = Counter((failure.kind, failure.reason) for failure in ordered)
+    first = {(failure.kind, failure.reason): failure.title for failure in reversed(ordered)}
+    lines = [
+        f"{kind} failed: {first[kind, reason]}{_others(number - 1)}: {reason}"
+        for (kind, reason), number in alike.items()
+    ]
+    hidden = len(lines) - SHOWN_REASONS
+    return [*lines[:SHOWN_REASONS], *([f"... and {hidden} more reasons"] if hidden > 0 else [])]
+
+
+def _others(number: int) -> str:
+    return f" and {number} others" if number else ""
 
 
 def _sentences(outcome: Outcome) -> list[str]:

@@ -177,6 +177,14 @@ def test_a_measured_cell_may_do_without_one_of_its_kernels(mode, kind, costs):
     assert bool(app.failed(state_of(request=request, failures=(failure,)))) is costs
 
 
+def test_failures_are_told_by_reason(house):
+    alike = [Failure(kind="compile", title=f"k{i}", reason="no room") for i in range(3)]
+    other = Failure(kind="measure", title="cell", reason="it hung")
+    request = RunRequest(figure=9, mode="measured", gpu="g")
+    told = app.complaints(state_of(request=request, failures=(*alike, other)))
+    assert told == ["measure failed: cell: it hung", "compile failed: k0 and 2 others: no room"]
+
+
 def test_compose_without_docker_says_so(house, monkeypatch, capsys):
     monkeypatch.setattr(compose, "ROOT", house)
     monkeypatch.setenv("PATH", "/nowhere")
