@@ -1,0 +1,58 @@
+"""The records that the project ships are those of a real run: whole, right, and of one piece."""
+
+from statistics import median
+
+import pytest
+
+from services.experiments import FIGURES
+from services.records import gpu_folder, load
+from services.runner.measure import REPEATS, TOLERANCE
+from services.settings import ROOT
+
+PATHS = sorted((ROOT / "results" / "recorded").glob("*/figure*.jsonl"))
+pytestmark = pytest.mark.skipif(not PATHS, reason="no records are shipped yet")
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def shipped(request):
+    return request.param, load(request.param)
+
+
+def test_records_lie_where_their_device_and_figure_say(shipped):
+    path, records = shipped
+    assert records
+    for record in records:
+        assert gpu_folder(record.gpu.name) == path.parent.name
+        assert f"figure{record.figure}" == path.stem
+        assert record.cell in FIGURES[record.figure].cells
+
+
+def test_latencies_are_the_medians_of_their_samples(shipped):
+    _, records = shipped
+    for record in (one for one in records if one.status == "ok"):
+        assert len(record.samples_ms) == REPEATS
+        assert record.latency_ms == pytest.approx(median(record.samples_ms))
+        assert record.min_ms == min(record.samples_ms) > 0
+
+
+def test_every_time_belongs_to_a_right_result(shipped):
+    _, records = shipped
+    for record in (one for one in records if one.status == "ok"):
+        assert record.relative_error < TOLERANCE
+        assert record.floor_ms > 0
+
+
+def test_a_bar_group_had_equal_inputs(shipped):
+    _, records = shipped
+    digests = {}
+    for record in (one for one in records if one.inputs_sha256):
+        group = digests.setdefault(record.cell.workload, set())
+        group.add(record.inputs_sha256)
+    assert all(len(group) == 1 for group in digests.values())
+
+
+def test_records_name_a_commit_without_changes(shipped):
+    _, records = shipped
+    for record in records:
+        assert len(record.commit) == 40, "the tree was measured without TILUS_COMMIT or its .git"
+        assert not record.dirty
