@@ -11,7 +11,8 @@ def redis_url(tmp_path_factory):
     """A queue server of the tests' own, on a private socket."""
     folder = tmp_path_factory.mktemp("redis")
     url = f"unix://{folder / 'redis.sock'}"
-    with subprocess.Popen(redis_command(redis_server(), folder, folder)) as server:
+    command = redis_command(redis_server(), folder, folder)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
         try:
             while not _pings(url):
                 assert server.poll() is None, "the queue server stopped"
