@@ -64,6 +64,24 @@ def decode_nibbles(codes, PTX: tl.constexpr):
 
 
 @triton.jit
+def finish(total, c, partials, counter, split, slab, at, inside, SPLIT_K: tl.constexpr):
+    """Write the tile, or a part of it: the last split to arrive adds all parts up in order."""
+    if SPLIT_K == 1:
+        tl.store(c + at, total.to(tl.float16), mask=inside)
+    else:
+        tl.store(partials + split * slab + at, total, mask=inside)
+        tl.debug_barrier()  # the parts of all threads are written before the one that counts
+        arrived = tl.atomic_add(counter, 1, sem="acq_rel")
+        if arrived == SPLIT_K - 1:
+            whole = tl.zeros_like(total)
+            for other in range(0, SPLIT_K):
+                part = partials + other * slab + at
+                whole += tl.load(part, mask=inside, other=0.0, cache_modifier=".cg")
+            tl.store(c + at, whole.to(tl.float16), mask=inside)
+            tl.atomic_xchg(counter, 0, sem="relaxed")
+
+
+@triton.jit
 def quantized_matmul(
     a,
     words,
@@ -148,18 +166,4 @@ def quantized_matmul(
 
     inside = inside_m & inside_n[None, :]
     at = rows[:, None] * n + columns[None, :]
-    if SPLIT_K == 1:
-        tl.store(c + at, total.to(tl.float16), mask=inside)
-    else:
-        slab = m.to(tl.int64) * n
-        tl.store(partials + split * slab + at, total, mask=inside)
-        tl.debug_barrier()
-        arrived = tl.atomic_add(counters + tile, 1, sem="acq_rel")
-        if arrived == SPLIT_K - 1:
-            total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-            for other in range(0, SPLIT_K):
-                total += tl.load(
-                    partials + other * slab + at, mask=inside, other=0.0, cache_modifier=".cg"
-                )
-            tl.store(c + at, total.to(tl.float16), mask=inside)
-            tl.atomic_xchg(counters + tile, 0, sem="relaxed")
+    finish(total, c, partials, counters + tile, split, m.to(tl.int64) * n, at, inside, SPLIT_K)
