@@ -142,6 +142,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     with os.fdopen(handle, "wb") as file:
         file.write(content)
         file.flush()
+        os.fchmod(file.fileno(), 0o644)
         os.fsync(file.fileno())
     Path(temporary).replace(path)
     _sync_folder(path.parent)

@@ -147,7 +147,7 @@ def _fleet(session: Session) -> AbstractContextManager[tuple[Household, httpx.Cl
     device = session.device
     gpu = None if device is None else gpu_folder(device.name)
     if session.mode == "compose":
-        return compose.fleet(session.settings, gpu)
+        return compose.fleet(session.settings, gpu, empty=session.options.no_cache)
     return local_fleet(session.settings, gpu)
 
 

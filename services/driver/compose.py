@@ -3,6 +3,7 @@
 import secrets
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +17,23 @@ from services.settings import ROOT, Settings, environment
 from services.store import write_atomic
 
 API_PORT = 18080
+STORE_VOLUME = "tilus-fleet_store"
 WAIT_SECONDS = 60.0
 
 
 @contextmanager
-def fleet(settings: Settings, gpu: str | None) -> Iterator[tuple[Household, httpx.Client]]:
-    """The containers, up for as long as the block lasts, and a client of their API."""
+def fleet(
+    settings: Settings, gpu: str | None, *, empty: bool
+) -> Iterator[tuple[Household, httpx.Client]]:
+    """The containers, up for as long as the block lasts, and a client of their API.
+
+    `empty` forgets the kernels that earlier containers compiled.
+    """
     port = settings.api_port or API_PORT
     command = _command(gpu)
     _password(ROOT / "secrets" / "redis_password")
+    if empty:
+        _docker("volume", "rm", "--force", STORE_VOLUME, settings=settings, port=port)
     _docker(*command, "up", "--build", "--detach", settings=settings, port=port)
     try:
         with httpx.Client(
@@ -67,7 +76,7 @@ def _docker(*arguments: str, settings: Settings, port: int) -> None:
     if docker is None:
         raise CannotStart("--mode compose needs Docker with Compose: install it, or --mode local")
     given = environment(settings) | {"TILUS_API_PORT": str(port)}
-    done = subprocess.run([docker, *arguments], cwd=ROOT, env=given, check=False)
+    done = subprocess.run([docker, *arguments], cwd=ROOT, env=given, stdout=sys.stderr, check=False)
     if done.returncode != 0:
         raise CannotStart(f"docker {' '.join(arguments)} ended with {done.returncode}: see above")
 
