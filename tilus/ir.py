@@ -109,6 +109,15 @@ class Expr:
     def __xor__(self, other: "Scalar") -> "Scalar":
         return binary("^", self, other)
 
+    def __rand__(self, other: int) -> "Scalar":
+        return binary("&", other, self)
+
+    def __ror__(self, other: int) -> "Scalar":
+        return binary("|", other, self)
+
+    def __rxor__(self, other: int) -> "Scalar":
+        return binary("^", other, self)
+
     def __bool__(self) -> bool:
         raise TilusError(
             f"the value of {self} is known only when the kernel runs: branch on it with t.when(...)"
@@ -350,13 +359,17 @@ Statement = Do | Let | Set | For | While | Break | If
 
 @dataclass(frozen=True)
 class Program:
-    """What one block of `threads` threads does; `grid` is how many blocks there are."""
+    """What one block of `threads` threads does; `grid` is how many blocks there are.
+
+    So many registers may be used that `blocks_per_sm` blocks fit onto a multiprocessor.
+    """
 
     name: str
     parameters: tuple[Parameter, ...]
     grid: tuple[Scalar, Scalar, Scalar]
     threads: int
     body: tuple[Statement, ...]
+    blocks_per_sm: int = 1
 
     @property
     def facts(self) -> dict[str, int]:

@@ -141,11 +141,13 @@ def trace(
     parameters: Sequence[Parameter],
     grid: Callable[..., Grid],
     threads: int,
+    blocks_per_sm: int = 1,
 ) -> Program:
     """The program that `kernel` writes when it is called with a tracer and its parameters."""
     arguments = [Var(p.name) for p in parameters]
     tracer = Tracer()
     kernel(tracer, *arguments)
-    program = Program(name, tuple(parameters), grid(*arguments), threads, tracer.finish())
+    body = tracer.finish()
+    program = Program(name, tuple(parameters), grid(*arguments), threads, body, blocks_per_sm)
     check_names(program)
     return program

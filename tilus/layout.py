@@ -170,7 +170,9 @@ def narrow(a: Layout, dim: int, extent: int) -> Layout:
     """
     for mode in a.thread_modes:
         if mode.dim == dim and mode.stride * mode.size > extent:
-            raise TilusError(f"narrow: {extent} along dimension {dim} of {a} is in some threads only")
+            raise TilusError(
+                f"narrow: {extent} indices along dimension {dim} of {a} are in some threads only"
+            )
     kept = [
         Mode(min(m.size, extent // m.stride), m.dim, m.stride) if m.dim == dim else m
         for m in a.register_modes

@@ -1,7 +1,7 @@
 """Weights in low precision: from numbers to codes with scales and zero points, and back.
 
-    w = quantize(weight, "uint3", group_size=128, zeros=True)    # weight [K, N]
-    matmul(a, w)                                                # about a @ weight
+w = quantize(weight, "uint3", group_size=128, zeros=True)    # weight [K, N]
+matmul(a, w)                                                # about a @ weight
 """
 
 from dataclasses import dataclass
@@ -66,9 +66,7 @@ def quantize(
     if offsets is not None:
         exact = exact + offsets.astype(np.float64)[:, None]
     codes = target.encode(exact).reshape(k, n)
-    return QuantizedWeight(
-        target, (k, n), group_size, weights.pack(codes, target), scales, offsets
-    )
+    return QuantizedWeight(target, (k, n), group_size, weights.pack(codes, target), scales, offsets)
 
 
 def check_quantizable(numbers: Array, target: DType, group_size: int, zeros: bool) -> None:

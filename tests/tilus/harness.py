@@ -1,12 +1,23 @@
-"""One instruction alone in a kernel: bring its operands, perform it, bring out all that it changed."""
+"""One instruction alone in a kernel: bring its operands, perform it, bring out what it changed."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tilus.dtypes import DType, f16, i32, u8
-from tilus.ir import Do, Global, Integer, Pointer, Program, Register, Shared, Tensor, Var
+from tilus.dtypes import DType, i32, u8
+from tilus.ir import (
+    Do,
+    Global,
+    Integer,
+    Pointer,
+    Program,
+    Register,
+    Scalar,
+    Shared,
+    Tensor,
+    Var,
+)
 from tilus.isa import Inst
 from tilus.isa.registers import to_bits
 from tilus.lang import Tracer
@@ -91,8 +102,10 @@ def random_values(dtype: DType, count: int, rng: np.random.Generator) -> np.ndar
     """Small numbers: sums and products of them stay finite and nearly exact."""
     if dtype.kind == "float" and dtype.bits > 8:
         return dtype.carry(rng.integers(-8, 9, count) / 4)
+    if dtype.bits <= 8:  # all codes, as far as there is room
+        return rng.permutation(np.arange(count) % (1 << dtype.bits)).astype(dtype.carrier)
     codes = rng.integers(0, 1 << min(dtype.bits, 20), count)
-    return dtype.codes(dtype.carry(codes)).view(dtype.carrier) if dtype.bits > 8 else codes.astype(dtype.carrier)
+    return dtype.carry(codes)
 
 
 def byte_layout(tensor: Register) -> Layout:
@@ -111,7 +124,9 @@ def held_bytes(tensor: Register, rng: np.random.Generator) -> np.ndarray:
 
 def bring_register(t: Tracer, tensor: Register, source: Var) -> None:
     layout = byte_layout(tensor)
-    raw = t.load_global(t.view_global(source, u8, layout.shape, (layout.shape[1], 1)), (0, 0), layout)
+    raw = t.load_global(
+        t.view_global(source, u8, layout.shape, (layout.shape[1], 1)), (0, 0), layout
+    )
     view = t.view(raw, tensor.dtype, tensor.layout)
     held = t.allocate_register(tensor.dtype, tensor.layout)
     rename(t, held, tensor)
@@ -129,11 +144,9 @@ def bring_shared(t: Tracer, tensor: Shared, source: Var) -> None:
     held = t.allocate_shared(tensor.dtype, tensor.shape, tensor.swizzle)
     rename(t, held, tensor)
     count = int(np.prod(tensor.shape))
-    for k in range(count):  # one element at a time: no layout to trust
-        index = tuple(int(i) for i in np.unravel_index(k, tensor.shape))
-        one = local(*(1,) * len(tensor.shape))
+    for k in t.range(0, count):  # one element at a time: no layout to trust
         value = t.load_global(t.view_global(source, tensor.dtype, (count,), (1,)), (k,), local(1))
-        t.store_shared(tensor, t.view(value, tensor.dtype, one), index)
+        t.store_shared(tensor, value, unraveled(k, tensor.shape))
     t.synchronize()
 
 
@@ -145,11 +158,18 @@ def take_register(t: Tracer, tensor: Register, target: Var) -> None:
 
 def take_shared(t: Tracer, tensor: Shared, target: Var) -> None:
     count = int(np.prod(tensor.shape))
-    for k in range(count):
-        index = tuple(int(i) for i in np.unravel_index(k, tensor.shape))
-        one = local(*(1,) * len(tensor.shape))
-        value = t.view(t.load_shared(tensor, index, one), tensor.dtype, local(1))
+    for k in t.range(0, count):
+        value = t.load_shared(tensor, unraveled(k, tensor.shape), local(1))
         t.store_global(t.view_global(target, tensor.dtype, (count,), (1,)), value, (k,))
+
+
+def unraveled(k: Scalar, shape: tuple[int, ...]) -> tuple[Scalar, ...]:
+    """The index of element k of a row-major tensor."""
+    index: list[Scalar] = []
+    for extent in reversed(shape):
+        index.insert(0, k % extent)
+        k = k // extent
+    return tuple(index)
 
 
 def take_scalar(t: Tracer, scalar: Var, target: Var) -> None:
@@ -158,6 +178,3 @@ def take_scalar(t: Tracer, scalar: Var, target: Var) -> None:
         with t.when(scalar // (1 << bit) % 2):
             one = t.allocate_register(i32, local(1), 1)
             t.store_global(t.view_global(target, i32, (4,), (1,)), one, (bit,))
-
-
-__all__ = ["Case", "case_of", "f16"]

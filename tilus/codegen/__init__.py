@@ -33,6 +33,7 @@ from tilus.ir import (
     While,
     divisor,
     evaluate,
+    walk,
 )
 from tilus.isa.base import Inst
 
@@ -59,7 +60,7 @@ def generate(program: Program) -> Source:
         [
             '#include "tilus.cuh"',
             "",
-            f"KERNEL({program.threads}) {entry}({parameters}) {{",
+            f"KERNEL({program.threads}, {program.blocks_per_sm}) {entry}({parameters}) {{",
             f"  BLOCK_VARIABLES({cu.shared_bytes});",
             *cu.lines,
             "}",
@@ -70,9 +71,9 @@ def generate(program: Program) -> Source:
 
 
 def host_entry(program: Program, source: Source) -> str:
-    """A C function `run_<name>` that launches `program` on the host: (arguments, grid, backwards)."""
+    """A C function `run_<name>` that launches `program` on the host: see `host.run`."""
     arguments = ", ".join(
-        f"arguments[{i}]" if isinstance(p, Pointer) else f"*(int*)arguments[{i}]"
+        f"arguments[{i}]" if isinstance(p, Pointer) else f"*(unsigned*)arguments[{i}]"
         for i, p in enumerate(program.parameters)
     )
     return "\n".join(
@@ -101,7 +102,7 @@ def declaration(parameter: Parameter) -> str:
         case Pointer(name):
             return f"void* {name}"
         case Integer(name):
-            return f"const int {name}"
+            return f"const unsigned {name}"
 
 
 class TextWriter:
@@ -113,6 +114,7 @@ class TextWriter:
         self.shared_bytes = 0
         self.lines: list[str] = []
         self._depth = 1
+        self._changing = {s.var.name for s in walk(program.body) if isinstance(s, Set)}
         self._words: dict[str, str] = {}
 
     def write(self, body: tuple[Statement, ...]) -> None:
@@ -125,15 +127,15 @@ class TextWriter:
                 assert isinstance(instruction, Inst)
                 self.perform(instruction, out)
             case Let(var, value):
-                self.facts[var.name] = divisor(value, self.facts)
-                self.line(f"int {var.name} = {self.expr(value)};")
+                if var.name not in self._changing:
+                    self.facts[var.name] = divisor(value, self.facts)
+                self.line(f"unsigned {var.name} = {self.expr(value)};")
             case Set(var, value):
                 self.line(f"{var.name} = {self.expr(value)};")
             case For(var, start, stop, unroll, body):
                 self.line("#pragma unroll" if unroll == 0 else f"#pragma unroll {unroll}")
-                name = var.name
-                head = f"for (int {name} = {self.expr(start)}; {name} < {self.expr(stop)}; {name}++)"
-                self.write_scope(head, body)
+                first = f"unsigned {var} = {self.expr(start)}"
+                self.write_scope(f"for ({first}; {var} < {self.expr(stop)}; {var}++)", body)
             case While(condition, body):
                 self.write_scope(f"while ({self.expr(condition)})", body)
             case If(condition, then, otherwise):
@@ -179,7 +181,7 @@ class TextWriter:
                 return OPERATORS[op].code.format(self.expr(a), self.expr(b))
             case Var(name):
                 return name
-        return str(e)
+        return f"{e}u"
 
     def words(self, t: Register) -> str:
         return self._words[t.name]

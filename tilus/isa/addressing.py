@@ -85,9 +85,7 @@ def address(tensor: Place, index: tuple[Scalar, ...], cu: Writer) -> str:
     return f"{cu.base(tensor)} + ({offset_of(tensor, index, cu)}) * {tensor.dtype.bits // 8}"
 
 
-def mask_of(
-    tensor: Place, index: tuple[Scalar, ...], checked: frozenset[int], cu: Writer
-) -> str:
+def mask_of(tensor: Place, index: tuple[Scalar, ...], checked: frozenset[int], cu: Writer) -> str:
     """A C condition: `index` is inside `tensor`, as far as dimensions are checked."""
     tests = [f"{cu.expr(index[d])} < {cu.expr(tensor.shape[d])}" for d in sorted(checked)]
     return " && ".join(tests) or "true"
@@ -97,7 +95,7 @@ def corner(cu: Writer, name: str, layout: Layout, at: tuple[Scalar, ...]) -> tup
     """Variables with the index of the thread's register 0 of the tile at `at`."""
     parts = (0,) * (len(at) - layout.rank) + layout.thread_part(THREAD)
     for d, (a, part) in enumerate(zip(at, parts, strict=True)):
-        cu.line(f"const int {name}{d} = {cu.expr(a + part)};")
+        cu.line(f"const unsigned {name}{d} = {cu.expr(a + part)};")
     return tuple(Var(f"{name}{d}") for d in range(len(at)))
 
 
@@ -118,18 +116,19 @@ def threads_below(layout: Layout, cu: Writer) -> str:
 
 
 def tile_indices(
-    memory: Memory, shape: tuple[int, ...], at: tuple[int, ...], checked: frozenset[int]
+    memory: Memory, shape: tuple[int, ...], at: tuple[Scalar, ...], checked: frozenset[int]
 ) -> tuple[Tile, ...]:
     """The index in `memory` of every element of the tile at `at`, for `run`.
 
     A dimension that is not checked is one that the kernel says it stays inside of.
     """
+    corner = [int(a) for a in at]  # type: ignore[arg-type]  # expressions have values by now
     lead = len(at) - len(shape)
     whole = (1,) * lead + shape
     parts = [np.zeros(shape, np.int64)] * lead + list(np.indices(shape))
-    index = tuple(a + i for a, i in zip(at, parts, strict=True))
+    index = tuple(a + i for a, i in zip(corner, parts, strict=True))
     for d in set(range(len(at))) - checked:
-        if at[d] < 0 or at[d] + whole[d] > memory.shape[d]:
+        if corner[d] < 0 or corner[d] + whole[d] > memory.shape[d]:
             raise TilusError(
                 f"a tile of shape {shape} at {at} leaves dimension {d} of a tensor of shape"
                 f" {memory.shape}, and the access does not check it: add {d} to check"
@@ -146,4 +145,3 @@ def copy_layout(shape: tuple[int, ...], threads: int, width: int) -> Layout:
         across[d] = gcd(extents[d], threads // prod(across))
     turns = [n // t for n, t in zip(extents, across, strict=True)]
     return local(*turns) * spatial(*across) * local(*inner)
-

@@ -131,9 +131,7 @@ def sources(op: str, whole: Layout, part: Layout) -> list[int]:
             f"{op}: a tile {part.shape} over {part.threads} threads does not broadcast to"
             f" {whole.shape} over {whole.threads} threads"
         )
-    asked = np.stack(
-        [i * (p > 1) for i, p in zip(every(whole), part.shape, strict=True)], axis=-1
-    )
+    asked = np.stack([i * (p > 1) for i, p in zip(every(whole), part.shape, strict=True)], axis=-1)
     held = np.stack(every(part), axis=-1)
     found = []
     for i in range(whole.registers):

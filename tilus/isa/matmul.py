@@ -68,7 +68,9 @@ class Dot(Inst):
         for w in range(out.layout.registers):
             cu.line(f"{d}[{w}] = {c}[{w}];")
         for c_first, a_first, b_first in steps(atom, self.a.layout, self.b.layout, self.c.layout):
-            cu.line(f"{atom.function}({d} + {c_first}, {joined(a, a_first)}, {joined(b, b_first)});")
+            cu.line(
+                f"{atom.function}({d} + {c_first}, {joined(a, a_first)}, {joined(b, b_first)});"
+            )
 
     @classmethod
     def samples(cls) -> list[Inst]:
@@ -135,9 +137,7 @@ def fragments(name: str, layout: Layout, atom: Layout) -> Fragments:
     return Fragments(origin[:, 0, [here[0] for here in ordered]], ordered)
 
 
-def steps(
-    atom: Atom, a: Layout, b: Layout, c: Layout
-) -> list[tuple[int, list[int], list[int]]]:
+def steps(atom: Atom, a: Layout, b: Layout, c: Layout) -> list[tuple[int, list[int], list[int]]]:
     """For each mma: the first register of its part of c, and the registers of those of a and b."""
     parts = [
         fragments(name, layout, inner)

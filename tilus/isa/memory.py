@@ -90,7 +90,7 @@ class LoadGlobal(Inst):
 
     def run(self, block: Block, src: Memory) -> Tile:
         checked = checked_of(self.src, self.check)
-        return src.read(tile_indices(src, self.layout.shape, self.at, checked))  # type: ignore[arg-type]
+        return src.read(tile_indices(src, self.layout.shape, self.at, checked))
 
     def cuda(self, cu: Writer, out: Register) -> None:
         load(cu, out, self.src, self.at, checked_of(self.src, self.check), "load_global")
@@ -122,7 +122,7 @@ class StoreGlobal(Inst):
 
     def run(self, block: Block, dst: Memory, src: Tile) -> None:
         checked = checked_of(self.dst, self.check)
-        dst.write(tile_indices(dst, self.src.shape, self.at, checked), src)  # type: ignore[arg-type]
+        dst.write(tile_indices(dst, self.src.shape, self.at, checked), src)
 
     def cuda(self, cu: Writer, out: None) -> None:
         store(cu, self.src, self.dst, self.at, checked_of(self.dst, self.check), "store_global")
@@ -177,7 +177,7 @@ class LoadShared(Inst):
         return Register("", self.src.dtype, self.layout)
 
     def run(self, block: Block, src: Memory) -> Tile:
-        return src.read(tile_indices(src, self.layout.shape, self.at, frozenset()))  # type: ignore[arg-type]
+        return src.read(tile_indices(src, self.layout.shape, self.at, frozenset()))
 
     def cuda(self, cu: Writer, out: Register) -> None:
         load(cu, out, self.src, self.at, frozenset(), "load_shared")
@@ -186,7 +186,8 @@ class LoadShared(Inst):
     def samples(cls) -> list[Inst]:
         return [cls(STAGED, (1, 0, 0), spatial(8, 4) * local(2, 4)),
                 cls(STAGED, (0, 8, 8), spatial(1, 8, 4) * local(1, 1, 2)),
-                cls(Shared("s0", u32, (4, 64)), (2, 0), local(2, 1) * spatial(1, 16) * local(1, 4))]  # fmt: skip
+                cls(Shared("s0", u32, (4, 64)), (2, 0),
+                    local(2, 1) * spatial(1, 16) * local(1, 4))]  # fmt: skip
 
 
 @instruction
@@ -203,7 +204,7 @@ class StoreShared(Inst):
         require_same_dtype(self.name, self.dst, self.src)
 
     def run(self, block: Block, dst: Memory, src: Tile) -> None:
-        dst.write(tile_indices(dst, self.src.shape, self.at, frozenset()), src)  # type: ignore[arg-type]
+        dst.write(tile_indices(dst, self.src.shape, self.at, frozenset()), src)
 
     def cuda(self, cu: Writer, out: None) -> None:
         store(cu, self.src, self.dst, self.at, frozenset(), "store_shared")
@@ -212,7 +213,7 @@ class StoreShared(Inst):
     def samples(cls) -> list[Inst]:
         tile = spatial(1, 8, 4) * local(1, 2, 4)
         return [cls(STAGED, Register("r0", f16, tile), (1, 0, 0)),
-                cls(STAGED, Register("r0", f16, spatial(1, 8, 4) * local(1, 1, 1)), (0, 5, 3))]  # fmt: skip
+                cls(STAGED, Register("r0", f16, spatial(1, 8, 4)), (0, 5, 3))]  # fmt: skip
 
 
 @instruction
@@ -240,8 +241,8 @@ class CopyAsync(Inst):
 
     def run(self, block: Block, src: Memory, dst: Memory) -> None:
         checked = checked_of(self.src, self.check)
-        values = src.read(tile_indices(src, self.shape, self.at, checked))  # type: ignore[arg-type]
-        index = tile_indices(dst, self.shape, self.to, frozenset())  # type: ignore[arg-type]
+        values = src.read(tile_indices(src, self.shape, self.at, checked))
+        index = tile_indices(dst, self.shape, self.to, frozenset())
         block.defer(lambda: dst.write(index, values))
 
     def cuda(self, cu: Writer, out: None) -> None:
@@ -303,7 +304,9 @@ class WaitGroup(Inst):
 
     def result(self) -> None:
         if self.pending < 0:
-            raise TilusError(f"wait_group: {self.pending} groups cannot be pending: 0 waits for all")
+            raise TilusError(
+                f"wait_group: {self.pending} groups cannot be pending: 0 waits for all"
+            )
 
     def run(self, block: Block) -> None:
         block.wait(self.pending)
@@ -335,7 +338,9 @@ class LoadMatrix(Inst):
     def result(self) -> Register:
         require_rank(self.name, self.src, self.at, self.layout.shape)
         if self.src.dtype.bits != 16:
-            raise TilusError(f"load_matrix moves 16-bit elements, not {self.src.dtype}: load_shared")
+            raise TilusError(
+                f"load_matrix moves 16-bit elements, not {self.src.dtype}: load_shared"
+            )
         if not deals_matrices(self.layout):
             raise TilusError(
                 f"load_matrix: {self.layout} is not made of 8x8 matrices {MATRIX} over warps:"
@@ -344,7 +349,7 @@ class LoadMatrix(Inst):
         return Register("", self.src.dtype, self.layout)
 
     def run(self, block: Block, src: Memory) -> Tile:
-        return src.read(tile_indices(src, self.layout.shape, self.at, frozenset()))  # type: ignore[arg-type]
+        return src.read(tile_indices(src, self.layout.shape, self.at, frozenset()))
 
     def cuda(self, cu: Writer, out: Register) -> None:
         if alignment(self.src, self.at, frozenset(), cu) % 8:
@@ -354,7 +359,7 @@ class LoadMatrix(Inst):
             )
         lane, warp = THREAD % 32, THREAD // 32 * 32
         with cu.scope():
-            cu.line(f"const int lane = {cu.expr(lane)}, warp = {cu.expr(warp)};")
+            cu.line(f"const unsigned lane = {cu.expr(lane)}, warp = {cu.expr(warp)};")
             for start, count in runs_of_matrices(self.layout.registers // 2):
                 index = list(self.layout(Var("warp"), (start + Var("lane") // 8 % count) * 2))
                 index[-2] += Var("lane") % 8
@@ -369,7 +374,7 @@ class LoadMatrix(Inst):
         fragment = local(1, 2) * local(2, 1) * spatial(8, 4) * local(1, 2)
         return [cls(tile, (1, 16, 16), fragment),
                 cls(tile, (0, 8, 24), spatial(1, 8, 4) * local(1, 1, 2)),
-                cls(tile, (0, 0, 8), local(1, 1, 3) * spatial(1, 8, 4) * local(1, 1, 2))]  # fmt: skip
+                cls(tile, (0, 0, 8), local(1, 3) * spatial(8, 4) * local(1, 2))]  # fmt: skip
 
 
 def runs_of_matrices(matrices: int) -> list[tuple[int, int]]:
@@ -390,9 +395,7 @@ def deals_matrices(layout: Layout) -> bool:
     moved = [np.zeros_like(lane + parity)] * (layout.rank - 2)
     moved += [lane // 4 + 0 * parity, lane % 4 * 2 + parity]
     origin = (np.arange(layout.threads) // 32 * 32)[:, None], (np.arange(layout.registers) // 2 * 2)
-    return all(
-        np.array_equal(i, i[origin] + m) for i, m in zip(index, moved, strict=True)
-    )
+    return all(np.array_equal(i, i[origin] + m) for i, m in zip(index, moved, strict=True))
 
 
 def require_same_dtype(name: str, memory: Place, other: Register | Global) -> None:

@@ -1,4 +1,4 @@
-"""Tiles in registers: making them, changing their values (`cast`), changing how bits are read (`view`)."""
+"""Tiles in registers: making them, changing values (`cast`), reading bits anew (`view`)."""
 
 import numpy as np
 
@@ -101,7 +101,8 @@ class View(Inst):
         three = Register("r0", u8, local(3) * spatial(32))  # 24 bits a thread
         pair = Register("r0", u8, ATOM)
         return [cls(three, sint(6), FRAGMENT), cls(three, floating(3, 2), FRAGMENT),
-                cls(pair, uint(4), spatial(8, 4) * local(2, 2)), cls(pair, f16, spatial(8, 4))]  # fmt: skip
+                cls(pair, uint(4), spatial(8, 4) * local(2, 2)),
+                cls(pair, f16, spatial(8, 4))]  # fmt: skip
 
 
 @instruction
@@ -133,7 +134,9 @@ class Slice(Inst):
             wanted = list(out.layout.register_part(r))
             wanted[self.dim] += self.start
             source = parts.index(tuple(wanted))
-            cu.line(f"set_bits<{bits * r}, {bits}>({new}, get_bits<{bits * source}, {bits}>({old}));")
+            cu.line(
+                f"set_bits<{bits * r}, {bits}>({new}, get_bits<{bits * source}, {bits}>({old}));"
+            )
 
     @classmethod
     def samples(cls) -> list[Inst]:
@@ -167,7 +170,9 @@ class Cast(Inst):
         if row := fast_cast(self.src.dtype, self.dtype, registers):
             for w in range(registers // 2):
                 low, high = pair_bits(self.src.dtype, w)
-                cu.line(f"{words}[{w}] = {row.function}<{kind(self.src.dtype)}, {low}, {high}>({old});")
+                cu.line(
+                    f"{words}[{w}] = {row.function}<{kind(self.src.dtype)}, {low}, {high}>({old});"
+                )
             return
         if function := packing(self.src.dtype, self.dtype, registers):
             for w in range(registers // 2):
@@ -181,11 +186,12 @@ class Cast(Inst):
     def samples(cls) -> list[Inst]:
         small = [t for t in ALL if t.bits <= 8]
         tile = local(1, 4) * spatial(8, 4) * local(8, 1)  # 32 registers: fast where there is a way
+        few = local(1, 1) * spatial(8, 4) * local(8, 1)
         odd = local(1, 4) * spatial(8, 4) * local(1, 2)  # 8 registers: too few for most fast ways
         return [
             *(cls(Register("r0", t, tile), f16) for t in small),
-            *(cls(Register("r0", t, tile), f32) for t in small),
-            *(cls(Register("r0", t, tile), bf16) for t in small),
+            *(cls(Register("r0", t, few), f32) for t in small),
+            *(cls(Register("r0", t, few), bf16) for t in small),
             *(cls(Register("r0", t, odd), f16) for t in (uint(3), sint(8), floating(3, 2))),
             cls(Register("r0", f32, ATOM), f16), cls(Register("r0", f32, spatial(8, 4)), f16),
             cls(Register("r0", f16, ATOM), f32), cls(Register("r0", f32, ATOM), bf16),

@@ -1,4 +1,4 @@
-"""How generated text spells a type: the tag by which the prelude knows it, and what it computes in."""
+"""How generated text spells a type: the prelude's tag for it, and what it is computed in."""
 
 from tilus.dtypes import DType, bf16, f16, f32
 from tilus.errors import TilusError

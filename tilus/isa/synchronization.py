@@ -56,14 +56,14 @@ class AtomicAdd(Inst):
     def run(self, block: Block, dst: Memory) -> int:
         place = tuple(np.array([i]) for i in self.at)
         old = dst.read(place)
-        dst.write(place, old + self.value)  # type: ignore[operator]
+        dst.write(place, old + self.value)
         return int(old[0])
 
     def cuda(self, cu: Writer, out: Var) -> None:
         mailbox = cu.reserve(4)
         where = address(self.dst, self.at, cu)
         cu.line(
-            f"const int {out.name} ="
+            f"const unsigned {out.name} ="
             f" atomic_add((int*)({where}), {cu.expr(self.value)}, (int*)(shared + {mailbox}));"
         )
 

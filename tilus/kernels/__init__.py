@@ -2,7 +2,8 @@
 
 from types import ModuleType
 
-from tilus.kernels import quantized_matmul, streaming_read
+import tilus.kernels.quantized_matmul as quantized_matmul
+import tilus.kernels.streaming_read as streaming_read
 
 LIBRARY: dict[str, ModuleType] = {
     "quantized_matmul": quantized_matmul,

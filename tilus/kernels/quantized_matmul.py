@@ -49,7 +49,8 @@ class Schedule:
     """How the work is laid out; any schedule computes the same function.
 
     A block of `warps_m` x `warps_n` warps makes tiles of `block_m` x `block_n`, `block_k` deep at a
-    time, with `stages` - 1 steps of copies in flight; `blocks_per_sm` blocks share a multiprocessor.
+    time, with `stages` - 1 steps of copies in flight; `blocks_per_sm` blocks share a
+    multiprocessor.
     """
 
     block_m: int = 16
@@ -115,6 +116,7 @@ def program(
         kernel.parameters(),
         grid=lambda *p: (p[-1], 1, 1),
         threads=plan.warps_m * plan.warps_n * 32,
+        blocks_per_sm=plan.blocks_per_sm,
     )
 
 
@@ -147,7 +149,9 @@ def checked_schedule(schedule: dict[str, int]) -> Schedule:
     if plan.block_m % (16 * plan.warps_m) or plan.block_n % (16 * plan.warps_n):
         raise TilusError(f"{plan}: each warp makes whole 16 x 16 parts of the tile")
     if plan.block_k % STEP or plan.block_k & (plan.block_k - 1) or plan.stages < 2:
-        raise TilusError(f"{plan}: block_k is a power of two from {STEP}, and there are 2 stages up")
+        raise TilusError(
+            f"{plan}: block_k is a power of two from {STEP}, and there are 2 stages up"
+        )
     return plan
 
 
@@ -171,14 +175,28 @@ class Sources:
     zeros: Global | None
 
 
-@dataclass(frozen=True)
-class Unit:
-    """Where a unit of work lies: its tile of C, and its step along k."""
+class Walk:
+    """The way through the units: along k first, then down the rows of C, so that a weight is read
+    again soon. Its variables say where the next unit lies."""
 
-    tile: Scalar
-    step: Scalar
-    row: Scalar  # of C, in elements
-    tile_n: Scalar
+    def __init__(self, t: Tracer, start: Scalar, steps: Scalar, rows: Scalar, ring: int) -> None:
+        self.steps, self.rows, self.ring = steps, rows, ring
+        self.step, self.tile = t.let(start % steps), t.let(start // steps)
+        self.row, self.column = t.let(self.tile % rows), t.let(self.tile // rows)
+        self.place = t.let(0)  # in the ring of shared memory
+
+    def advance(self, t: Tracer) -> None:
+        t.set(self.place, self.place + 1)
+        with t.when(equal(self.place, self.ring)):
+            t.set(self.place, 0)
+        t.set(self.step, self.step + 1)
+        with t.when(equal(self.step, self.steps)):
+            t.set(self.step, 0)
+            t.set(self.tile, self.tile + 1)
+            t.set(self.row, self.row + 1)
+            with t.when(equal(self.row, self.rows)):
+                t.set(self.row, 0)
+                t.set(self.column, self.column + 1)
 
 
 class Kernel:
@@ -238,25 +256,27 @@ class Kernel:
         begin = t.let(t.blocks[0] * share)
         end = t.let(minimum(begin + share, units))
         sums = t.allocate_register(f32, self.layout_c())
+        copied = Walk(t, begin, steps, rows, plan.stages)
         for ahead in range(plan.stages - 1):
             with t.when(begin + ahead < end):
-                self.copy(t, sources, ring, self.unit(t, begin + ahead, steps, rows), ahead)
+                self.copy(t, sources, ring, copied)
+            copied.advance(t)
             t.commit_group()
+        done = Walk(t, begin, steps, rows, plan.stages)
         for u in t.range(begin, end):
             t.wait_group(plan.stages - 2)
             t.synchronize()
-            new = t.let(u + (plan.stages - 1))
-            with t.when(new < end):
-                place = (new - begin) % plan.stages
-                self.copy(t, sources, ring, self.unit(t, new, steps, rows), place)
+            with t.when(u + (plan.stages - 1) < end):
+                self.copy(t, sources, ring, copied)
+            copied.advance(t)
             t.commit_group()
-            self.multiply(t, ring, t.let((u - begin) % plan.stages), sums)
-            unit = self.unit(t, u, steps, rows)
-            with t.when(equal(unit.step, steps - 1) | equal(u, end - 1)):
-                done = self.gather(t, p, unit, steps, share, begin, end, sums)
-                with t.when(done):
-                    self.finish(t, sources, c, unit, sums)
+            self.multiply(t, ring, done.place, sums)
+            with t.when(equal(done.step, steps - 1) | equal(u, end - 1)):
+                whole = self.gather(t, p, done, share, begin, end, sums)
+                with t.when(whole):
+                    self.finish(t, sources, c, done, sums)
                 t.assign(sums, t.allocate_register(f32, self.layout_c()))
+            done.advance(t)
 
     def name_sources(self, t: Tracer, p: dict[str, Var]) -> Sources:
         m, n, k = p["m"], p["n"], p["k"]
@@ -281,25 +301,19 @@ class Kernel:
             t.allocate_shared(f16, per_group) if self.problem.zeros else None,
         )
 
-    def unit(self, t: Tracer, u: Scalar, steps: Scalar, rows: Scalar) -> Unit:
-        """Units go along k first, then down the rows of C, so that a weight is read again soon."""
-        tile = t.let(u // steps)
-        row, tile_n = t.let(tile % rows * self.plan.block_m), t.let(tile // rows)
-        return Unit(tile, t.let(u % steps), row, tile_n)
-
-    def copy(self, t: Tracer, sources: Sources, ring: Ring, unit: Unit, place: Scalar) -> None:
-        """Start to bring one unit's operands into place `place` of the ring."""
-        plan = self.plan
+    def copy(self, t: Tracer, sources: Sources, ring: Ring, unit: Walk) -> None:
+        """Start to bring one unit's operands into its place of the ring."""
+        plan, place = self.plan, unit.place
         k_start = unit.step * plan.block_k
         along_k, along_n = (0,) * self.check_k, (1,) * self.check_n
         tiles = plan.block_k // STEP
         words = ring.words.shape[2]
         t.copy_async(
-            sources.words, ring.words, (unit.step * tiles, unit.tile_n * words), (place, 0, 0),
+            sources.words, ring.words, (unit.step * tiles, unit.column * words), (place, 0, 0),
             (tiles, words), check=along_k + along_n,
         )  # fmt: skip
         t.copy_async(
-            sources.a, ring.a, (unit.row, k_start), (place, 0, 0),
+            sources.a, ring.a, (unit.row * plan.block_m, k_start), (place, 0, 0),
             (plan.block_m, plan.block_k), check=(0, 1) if self.check_k else (0,),
         )  # fmt: skip
         for source, target in ((sources.scales, ring.scales), (sources.zeros, ring.zeros)):
@@ -308,7 +322,7 @@ class Kernel:
             for j in range(plan.block_k // self.fold):
                 group = (k_start + j * self.fold) // self.problem.group_size if self.grouped else 0
                 t.copy_async(
-                    source, target, (group, unit.tile_n * plan.block_n), (place, j, 0),
+                    source, target, (group, unit.column * plan.block_n), (place, j, 0),
                     (1, plan.block_n), check=along_k + along_n,
                 )  # fmt: skip
 
@@ -324,9 +338,7 @@ class Kernel:
             scale = t.cast(t.load_shared(ring.scales, (place, j, 0), across), f32)
             t.assign(sums, t.add(sums, t.mul(part, scale)))
 
-    def product(
-        self, t: Tracer, ring: Ring, place: Scalar, j: int, sums: Register
-    ) -> Register:
+    def product(self, t: Tracer, ring: Ring, place: Scalar, j: int, sums: Register) -> Register:
         """`sums` plus A times (Q - Z) over fold `j` of a step."""
         for start in range(j * self.fold, (j + 1) * self.fold, self.depth):
             a = t.load_matrix(ring.a, (place, 0, start), self.layout_a(self.depth))
@@ -350,8 +362,8 @@ class Kernel:
         return values
 
     def gather(
-        self, t: Tracer, p: dict[str, Var], unit: Unit, steps: Scalar, share: Scalar,
-        begin: Scalar, end: Scalar, sums: Register,
+        self, t: Tracer, p: dict[str, Var], unit: Walk, share: Scalar, begin: Scalar, end: Scalar,
+        sums: Register,
     ) -> Var:  # fmt: skip
         """1 if `sums` is now all of the tile: the block did all of it, or is the last to arrive.
 
@@ -359,10 +371,9 @@ class Kernel:
         later one in slot 2b + 1.
         """
         tile_size = self.plan.block_m * self.plan.block_n
-        slots = t.view_global(
-            p["workspace"], f32, (p["blocks"] * 2, tile_size), (tile_size, 1)
-        )
-        first, stop = t.let(unit.tile * steps), t.let((unit.tile + 1) * steps)
+        slots = t.view_global(p["workspace"], f32, (p["blocks"] * 2, tile_size), (tile_size, 1))
+        first = t.let(unit.tile * unit.steps)
+        stop = first + unit.steps
         done = t.let((begin <= first) & (stop <= end))
         with t.when(equal(done, 0)):
             mine = t.blocks[0] * 2 + (begin <= first)
@@ -380,15 +391,17 @@ class Kernel:
                 t.set(done, 1)
         return done
 
-    def finish(self, t: Tracer, sources: Sources, c: Global, unit: Unit, sums: Register) -> None:
+    def finish(self, t: Tracer, sources: Sources, c: Global, unit: Walk, sums: Register) -> None:
         """Round the tile and write it."""
-        column = unit.tile_n * self.plan.block_n
+        column = unit.column * self.plan.block_n
         along_n = (1,) * self.check_n
         if not self.grouped:
             across = reduce(sums.layout, (0,))
             scale = t.load_global(sources.scales, (0, column), across, check=along_n)
             sums = t.mul(sums, t.cast(scale, f32))
-        t.store_global(c, t.cast(sums, f16), (unit.row, column), check=(0, *along_n))
+        t.store_global(
+            c, t.cast(sums, f16), (unit.row * self.plan.block_m, column), check=(0, *along_n)
+        )
 
 
 def pack(codes: Any, b_dtype: str) -> Any:
@@ -396,9 +409,7 @@ def pack(codes: Any, b_dtype: str) -> Any:
     return weights.pack(codes, dtype(b_dtype))
 
 
-def launch(
-    parameters: dict[str, Any], m: int, n: int, k: int, multiprocessors: int
-) -> Launch:
+def launch(parameters: dict[str, Any], m: int, n: int, k: int, multiprocessors: int) -> Launch:
     """How to launch the kernel that `program(**parameters)` is."""
     plan = schedule_of(parameters)
     tiles = -(-m // plan.block_m) * -(-n // plan.block_n)
@@ -418,17 +429,24 @@ def schedules(b_dtype: str, group_size: int, m: int) -> list[dict[str, int]]:
     return [asdict(plan) for plan in schedule_space(dtype(b_dtype), group_size, m)]
 
 
+# (block_n, block_k, warps_n, stages, blocks_per_sm): what was among the fastest somewhere when the
+# whole space was measured on an H200 for 1, 2, 4, 6 and 8 bits
+FLAT = (
+    (256, 128, 4, 3, 2), (128, 256, 4, 3, 2), (128, 128, 4, 3, 2), (128, 128, 2, 3, 4),
+    (256, 128, 8, 4, 1), (128, 128, 8, 6, 1), (128, 256, 4, 6, 2), (256, 128, 4, 6, 2),
+    (256, 256, 4, 4, 2),
+)  # fmt: skip
+# not measured yet: as many sums a thread as registers allow
+TALL = ((128, 64, 4, 4, 1), (128, 128, 8, 3, 1), (256, 64, 8, 3, 1), (64, 64, 4, 4, 2))
+
+
 def schedule_space(b_dtype: DType, group_size: int, m: int) -> Iterator[Schedule]:
-    """Tiles as tall as m asks for, wide enough that A is read seldom, and a ring that fits."""
+    """Tiles as tall as m asks for, and of the rows above those whose ring fits."""
     block_m = next((size for size in (16, 32, 64) if m <= size), 128)
-    for block_n, warps_n in ((256, 8), (128, 4), (256, 4), (512, 8), (128, 8)):
-        for block_k in (128, 64):
-            for blocks_per_sm in (1, 2, 3):
-                plan = Schedule(block_m, block_n, block_k, 1, warps_n, 2, blocks_per_sm)
-                stages = most_stages(plan, b_dtype, group_size)
-                registers = block_m * block_n // (32 * warps_n) * (1 if group_size == -1 else 2)
-                if stages >= 3 and registers <= 128 and blocks_per_sm * warps_n <= 24:
-                    yield Schedule(**{**asdict(plan), "stages": min(stages, 8)})
+    for block_n, block_k, warps_n, stages, blocks_per_sm in FLAT if block_m == 16 else TALL:
+        plan = Schedule(block_m, block_n, block_k, 1, warps_n, stages, blocks_per_sm)
+        if stages <= most_stages(plan, b_dtype, group_size):
+            yield plan
 
 
 SHARED_BYTES = 227 << 10  # that the blocks of one multiprocessor share on sm_90
@@ -469,7 +487,7 @@ def problem_of(parameters: dict[str, Any]) -> Problem:
     """The problem among the parameters of `program`."""
     own = {"b_dtype": "uint4", "group_size": 128, "zeros": False, "a_dtype": "float16",
            "k_multiple": 64, "n_multiple": 64}  # fmt: skip
-    return checked_problem(**{name: parameters.get(name, v) for name, v in own.items()})  # type: ignore[arg-type]
+    return checked_problem(**{name: parameters.get(name, v) for name, v in own.items()})
 
 
 def least_multiple(a: int, b: int, floor: int) -> int:

@@ -1,11 +1,11 @@
 """How a quantised weight [K, N] is stored: one format for each dtype, whatever the schedule.
 
-The weight is cut into tiles of 64 x 16, padded with code 0 at the edges. A warp takes a tile: lane l
-holds 32 elements, those that the B fragments of mma.m16n8k16 want of it, as n words of 32 bits for
-n-bit elements. Tiles lie row by row; in a tile, vectors of `vector_words(n)` words lie lane after
-lane, so that a warp reads each with one coalesced access. In a lane's words element p occupies bits
-n * p .. n * p + n - 1; which (k, n) that is says `tile_layout`, chosen so that elements which a fast
-cast makes together are neighbours along k, as the tensor core wants them.
+The weight is cut into tiles of 64 x 16, padded with code 0 at the edges. A warp takes a tile: lane
+l holds 32 elements, those that the B fragments of mma.m16n8k16 want of it, as n words of 32 bits
+for n-bit elements. Tiles lie row by row; in a tile, vectors of `vector_words(n)` words lie lane
+after lane, so that a warp reads each with one coalesced access. In a lane's words element p
+occupies bits n * p .. n * p + n - 1; which (k, n) that is says `tile_layout`, chosen so that
+elements which a fast cast makes together are neighbours along k, as the tensor core wants them.
 """
 
 from typing import Any
@@ -38,7 +38,8 @@ def tile_layout(dtype: DType) -> Layout:
 
 
 def vector_words(dtype: DType) -> int:
-    """How many neighbouring words a lane reads at once: the largest power of two in bits, up to 4."""
+    """How many neighbouring words a lane reads at once: the largest power of two in bits, at most
+    4."""
     return min(4, dtype.bits & -dtype.bits)
 
 
@@ -54,7 +55,7 @@ def tile_words(dtype: DType) -> int:
 
 
 def pack(codes: Any, dtype: DType) -> Any:
-    """Codes [K, N] (unsigned 8-bit, NumPy or torch) as words [ceil(K/64), ceil(N/16) * 32 n], int32.
+    """Codes [K, N] (uint8, NumPy or torch) as int32 words [ceil(K/64), ceil(N/16) * 32 n].
 
     Runs on the device of `codes`.
     """
@@ -93,7 +94,8 @@ def _held_by_lanes(dtype: DType) -> np.ndarray:
     """Where in a row-major tile the elements of each lane lie, lane by lane."""
     lane, place = np.arange(LANES)[:, None], np.arange(ELEMENTS)[None, :]
     k, n = tile_layout(dtype)(lane, place)
-    return (k * TILE_N + n).ravel()
+    flat: np.ndarray = (k * TILE_N + n).ravel()
+    return flat
 
 
 def _memory_order(dtype: DType) -> np.ndarray:

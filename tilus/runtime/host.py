@@ -23,7 +23,7 @@ from tilus import config
 from tilus.errors import TilusError
 from tilus.runtime import prelude
 
-FLAGS = ["-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-fno-exceptions", "-ffp-contract=off"]
+FLAGS = ["-std=c++17", "-shared", "-fPIC", "-w", "-fno-exceptions", "-ffp-contract=off"]
 Argument = npt.NDArray[Any] | int
 
 
@@ -38,13 +38,14 @@ def compiler() -> list[str]:
     if find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "c++", "-nostdinc++", "-nostdlib++"]
     raise TilusError(
-        "running a kernel on the processor needs a C++ compiler: install g++, or pip install ziglang"
+        "running a kernel on the processor needs a C++ compiler: install g++, or"
+        " pip install ziglang"
     )
 
 
-def build(text: str) -> Path:
-    """A shared library made of `text` with the host prelude, from the cache if it was made before."""
-    command = [*compiler(), *FLAGS, *(f"-I{folder}" for folder in prelude.HOST)]
+def build(text: str, level: str = "-O1") -> Path:
+    """A shared library made of `text` with the host prelude; made once, then from the cache."""
+    command = [*compiler(), level, *FLAGS, *(f"-I{folder}" for folder in prelude.HOST)]
     decides = "\0".join([text, prelude.text_of(prelude.HOST), *command])
     library = cache_folder() / f"{hashlib.sha256(decides.encode()).hexdigest()}.so"
     if library.exists():
@@ -57,7 +58,7 @@ def build(text: str) -> Path:
         )
         if done.returncode:
             raise TilusError(f"the host compiler refused the kernel: {done.stderr[:4000]}")
-        os.replace(made, library)
+        made.replace(library)
     return library
 
 

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from cuda.bindings import driver
 from cuda.core import Device, LaunchConfig, ObjectCode, Stream, launch
+
+from tilus.errors import TilusError
 
 MOST_STATIC_SHARED = 48 << 10  # bytes; more must be asked for
 
@@ -15,7 +18,20 @@ class LoadedKernel:
         self._kernel = ObjectCode.from_cubin(cubin).get_kernel(entry)
         self._threads, self._shared_bytes = threads, shared_bytes
         if shared_bytes > MOST_STATIC_SHARED:
-            self._kernel.attributes.max_dynamic_shared_size_bytes = shared_bytes
+            self._allow_shared(shared_bytes)
+
+    def _allow_shared(self, bytes: int) -> None:
+        """cuda.core reads this attribute but cannot write it, so the driver is asked."""
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        kernel, device = (
+            driver.CUkernel(int(self._kernel.handle)),
+            driver.CUdevice(Device().device_id),
+        )
+        (status,) = driver.cuKernelSetAttribute(attribute, bytes, kernel, device)
+        if status != driver.CUresult.CUDA_SUCCESS:
+            raise TilusError(
+                f"this GPU does not give a block {bytes} bytes of shared memory: {status}"
+            )
 
     def __call__(self, stream: int, grid: tuple[int, int, int], *arguments: Any) -> None:
         """Launch on the stream with this handle; returns at once."""

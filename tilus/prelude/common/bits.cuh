@@ -113,7 +113,7 @@ template <int N, int LOW, int HIGH, bool SIGNED> FUNCTION uint32_t magic_f16(con
   constexpr int p = H::place - shift;
   constexpr uint32_t mask = both(((1u << N) - 1) << p);
   constexpr uint32_t flip = SIGNED ? both(1u << (N - 1 + p)) : 0;
-  const uint32_t mixed = (H::word(words) >> shift & mask) ^ (both(0x6400) ^ flip);
+  const uint32_t mixed = and_xor(H::word(words) >> shift, mask, both(0x6400) ^ flip);
   // 1024 / 2^p + 2^(N - 1) as a float16: one leading bit, one further down
   constexpr uint32_t offset = f16_power_of_two(10 - p) + (SIGNED ? 1u << (N - 1 + p) : 0);
   if constexpr (p == 0) return sub_f16_pair(mixed, both(offset));
@@ -143,7 +143,7 @@ template <int E, int M, Specials S, int LOW, int HIGH> struct FloatsToF16<F<E, M
     constexpr uint32_t size = both(((1u << (E + M)) - 1) << (10 - M));
     const uint32_t word = H::word(words);
     const uint32_t sign = shift_left<16 - N - H::place>(word) & both(0x8000);
-    const uint32_t moved = (shift_left<10 - M - H::place>(word) & size) | sign;
+    const uint32_t moved = and_xor(shift_left<10 - M - H::place>(word), size, sign);
     if constexpr (bias == 15) return moved;
     else return mul_f16_pair(moved, both(f16_power_of_two(15 - bias)));
   }

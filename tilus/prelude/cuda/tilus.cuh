@@ -8,11 +8,12 @@ typedef unsigned int uint32_t;
 typedef long long int64_t;
 
 #define FUNCTION __device__ __forceinline__
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+#define KERNEL(threads, blocks_per_sm) \
+  extern "C" __global__ void __launch_bounds__(threads, blocks_per_sm)
 #define BLOCK_VARIABLES(shared_bytes)                     \
   extern __shared__ __align__(1024) char shared[];        \
-  const int thread = threadIdx.x, block_x = blockIdx.x;   \
-  const int block_y = blockIdx.y, block_z = blockIdx.z;   \
+  const unsigned thread = threadIdx.x, block_x = blockIdx.x;   \
+  const unsigned block_y = blockIdx.y, block_z = blockIdx.z;   \
   (void)thread, (void)block_x, (void)block_y, (void)block_z
 
 FUNCTION float as_float(uint32_t bits) { return __uint_as_float(bits); }
@@ -22,6 +23,13 @@ FUNCTION uint32_t funnel_right(uint32_t low, uint32_t high, int by) {
 }
 FUNCTION uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   return __byte_perm(a, b, selector);
+}
+
+// 9.7.8.9 lop3: left to itself the compiler takes two instructions where b and c are constants
+FUNCTION uint32_t and_xor(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0x6A;" : "=r"(d) : "r"(a), "r"(b), "r"(c));  // (a & b) ^ c
+  return d;
 }
 
 // 9.7.9.22 cvt

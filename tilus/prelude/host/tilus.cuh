@@ -17,10 +17,10 @@
 #include <ucontext.h>
 
 #define FUNCTION inline
-#define KERNEL(threads) static void
+#define KERNEL(threads, blocks_per_sm) static void
 #define BLOCK_VARIABLES(shared_bytes)                                              \
   char* const shared = block.shared;                                               \
-  const int thread = block.running, block_x = block.x, block_y = block.y, block_z = block.z; \
+  const unsigned thread = block.running, block_x = block.x, block_y = block.y, block_z = block.z; \
   (void)shared, (void)thread, (void)block_x, (void)block_y, (void)block_z
 
 template <class T> inline T min(T a, T b) { return b < a ? b : a; }
@@ -93,6 +93,7 @@ inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   for (int i = 0; i < 4; i++) word |= (uint32_t)(bytes >> 8 * (selector >> 4 * i & 7) & 0xFF) << 8 * i;
   return word;
 }
+inline uint32_t and_xor(uint32_t a, uint32_t b, uint32_t c) { return (a & b) ^ c; }
 inline float f16_to_f32(uint16_t bits) { _Float16 value; memcpy(&value, &bits, 2); return (float)value; }
 inline uint16_t f32_to_f16(float value) {
   const _Float16 half = (_Float16)value;

@@ -1,0 +1,144 @@
+"""Every instruction, from its own samples. A new instruction is tested by existing.
+
+Each sample runs alone in a kernel twice, by its meaning on whole tiles and as generated text on
+this machine's processor; whatever it returned or may have changed must be the same bits.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tilus.harness import Case, case_of
+from tilus import codegen
+from tilus.casts import fast_cast
+from tilus.compiler import compile
+from tilus.dtypes import ALL, DType, f16
+from tilus.interp import interpret
+from tilus.ir import Do, Program, Register, walk
+from tilus.isa import ISA, Inst
+from tilus.jsonform import from_json, to_json
+from tilus.runtime import host
+from tilus.text import from_text, to_text
+
+SAMPLES = {
+    f"{name}_{i}": sample for name, cls in ISA.items() for i, sample in enumerate(cls.samples())
+}
+ROUNDING = {"exp": 2e-3}  # the processor's own exp is not the chip's
+
+
+def named(case: Case, name: str) -> Case:
+    program = case.program
+    fields = (program.parameters, program.grid, program.threads, program.body)
+    return Case(Program(name, *fields), case.arguments, case.names)
+
+
+CASES = {
+    name: named(case_of(sample, np.random.default_rng(i)), name)
+    for i, (name, sample) in enumerate(SAMPLES.items())
+}
+
+
+@pytest.fixture(scope="session")
+def library() -> Path:
+    """All samples as one library."""
+    text = ""
+    for case in CASES.values():
+        source = codegen.generate(case.program)
+        text += source.text + codegen.host_entry(case.program, source)
+    return host.build(text, "-O0")
+
+
+def copied(case: Case) -> dict[str, np.ndarray]:
+    return {name: array.copy() for name, array in case.arguments.items()}
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["up", "down"])
+@pytest.mark.parametrize("name", CASES)
+def test_generated_text_agrees_with_run(name: str, backwards: bool, library: Path) -> None:
+    case = CASES[name]
+    want, got = copied(case), copied(case)
+    interpret(case.program, want)
+    host.run(library, name, list(got.values()), (1, 1, 1), backwards)
+    sample = SAMPLES[name]
+    for array in case.names:
+        out = sample.result()
+        if array.startswith("out0_") and isinstance(out, Register) and rounds(out.dtype):
+            same_numbers(
+                out.dtype, got[array], want[array], ROUNDING.get(vars(sample).get("op", ""), 0)
+            )
+        else:
+            np.testing.assert_array_equal(got[array], want[array], err_msg=array)
+
+
+def rounds(dtype: DType) -> bool:
+    return dtype.kind == "float" and dtype.bits > 8
+
+
+def same_numbers(dtype: DType, got: np.ndarray, want: np.ndarray, tolerance: float) -> None:
+    """The same codes, where any NaN is as good as another."""
+    numbers = [dtype.values(bits.view(dtype.carrier)).astype(np.float64) for bits in (got, want)]
+    np.testing.assert_allclose(numbers[0], numbers[1], rtol=tolerance, atol=0)
+    np.testing.assert_array_equal(*(np.signbit(n) | np.isnan(n) for n in numbers))
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_result_is_what_run_returns(name: str) -> None:
+    """Every value that a program names has the type that `result` promised."""
+    for statement in walk(CASES[name].program.body):
+        if isinstance(statement, Do) and isinstance(statement.out, Register):
+            assert isinstance(statement.instruction, Inst)
+            assert statement.instruction.result() == Register(
+                "", statement.out.dtype, statement.out.layout
+            )
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_sample_operands_are_distinct(name: str) -> None:
+    """`sub(x, x)` cannot tell a - b from b - a."""
+    operands = SAMPLES[name].operands
+    assert len(set(operands)) == len(operands)
+
+
+@pytest.mark.parametrize("name", ISA)
+def test_instruction_is_documented_and_sampled(name: str) -> None:
+    doc = ISA[name].__doc__
+    assert doc and doc.strip().endswith((".", ")"))
+    mentioned = any(
+        isinstance(s, Do) and isinstance(s.instruction, ISA[name])
+        for case in CASES.values()
+        for s in walk(case.program.body)
+    )
+    assert mentioned, f"no sample performs {name}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_program_survives_text_and_json(name: str) -> None:
+    program = CASES[name].program
+    assert from_text(to_text(program)) == program
+    assert from_json(to_json(program)) == program
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_89", "sm_90"])
+@pytest.mark.parametrize("name", [n for n in CASES if n.endswith("_0")])
+def test_cuda_compiles(name: str, arch: str) -> None:
+    compiled = compile(CASES[name].program, arch)
+    assert compiled.cubin[:4] == b"\x7fELF"
+    assert compiled.resources.spill_bytes == 0
+
+
+@pytest.mark.parametrize("source", [t for t in ALL if t.bits <= 8], ids=str)
+def test_every_code_of_every_format_is_cast_to_f16(source: DType, library: Path) -> None:
+    """The sample holds each code, and takes the fast way wherever there is one."""
+    name = next(
+        n for n, s in SAMPLES.items() if n.startswith("cast_") and s.operands[0].dtype == source
+    )
+    sample = SAMPLES[name]
+    assert vars(sample)["dtype"] == f16
+    case = CASES[name]
+    layout = sample.operands[0].layout
+    held = np.unpackbits(case.arguments["in0_"], bitorder="little").reshape(-1, source.bits)
+    codes = held @ (1 << np.arange(source.bits))
+    assert set(codes) == set(range(1 << source.bits))
+    fast = fast_cast(source, f16, layout.registers)
+    assert fast or source.specials == "fn" or source.exponent >= 5
