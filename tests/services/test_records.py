@@ -1,5 +1,6 @@
 """Records are written once, read back equal, and the newest of a cell counts."""
 
+import fcntl
 import json
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
@@ -142,3 +143,17 @@ def test_writers_at_once_lose_nothing(tmp_path):
     for writer in writers:
         writer.join()
     assert len(load(path)) == 30
+
+
+def test_a_writer_waits_for_the_one_at_work(tmp_path):
+    path = tmp_path / "figure9.jsonl"
+    append(path, record(CELL))
+    writer = get_context("spawn").Process(target=_append_ten, args=(path, 1))
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer.start()
+        writer.join(3)
+        assert writer.is_alive()
+        assert len(load(path)) == 1
+    writer.join()
+    assert len(load(path)) == 11
