@@ -16,6 +16,7 @@ import sys
 import sysconfig
 import tomllib
 import venv
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,6 +97,7 @@ def needed_extras(*, test: bool, carried: bool) -> set[str]:
     return extras
 
 
+@cache
 def has_gpu() -> bool:
     """Whether the driver shows a GPU."""
     try:
@@ -123,6 +125,7 @@ def lent() -> frozenset[str]:
     return HEAVY if has_torch() else frozenset()
 
 
+@cache
 def has_torch() -> bool:
     """Whether the Python that runs this can import torch, on a machine with a GPU."""
     if not has_gpu():

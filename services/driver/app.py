@@ -27,7 +27,7 @@ from services.runs import BadRequest
 from services.settings import Settings, load
 
 OK, FAILED, USAGE, ENVIRONMENT = 0, 1, 2, 3
-POLL_SECONDS = 0.25
+POLL_SECONDS = {"recorded": 0.25, "measured": 1.0}  # a measuring machine is left in peace
 PATIENCE_SECONDS = 60.0
 SHOWN_REASONS = 10
 
@@ -164,7 +164,7 @@ def _follow(
     with display(session.console) as shown:
         while not state.finished:
             shown.show(state)
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS[request.mode])
             household.watch()
             try:
                 answer = client.get(f"/v1/runs/{state.id}").raise_for_status()

@@ -26,6 +26,9 @@ START_SECONDS = 30.0
 STOP_SECONDS = 5.0
 RESTARTS = 5
 TAIL_LINES = 5
+CORES_TO_MEASURE = 2
+SOCKET = "redis.sock"
+SOCKET_PATH_LENGTH = 100
 SERVERS = ("redis-server", "valkey-server")
 
 
@@ -146,16 +149,14 @@ def local_fleet(settings: Settings, gpu: str | None) -> Iterator[tuple[Household
     `gpu` is the folder name of the device to measure on, None for no runner.
     """
     with ExitStack() as stack:
-        private = Path(tempfile.mkdtemp(prefix="tilus-"))
-        stack.callback(shutil.rmtree, private, ignore_errors=True)
         household = Household(settings.state)
         stack.callback(household.stop)
-        settings = _with_redis(settings, private, household)
+        settings = _with_redis(settings, household, stack)
         listener = socket.create_server(("127.0.0.1", settings.api_port))
         stack.callback(listener.close)
         descriptor = listener.fileno()
         python = [sys.executable, "-m"]
-        for number in range(settings.compilers):
+        for number in range(_compilers(settings, gpu)):
             household.start(f"compiler-{number}", [*python, "services.compiler"], settings)
         household.start("plotter", [*python, "services.plotter"], settings)
         if gpu is not None:
@@ -194,7 +195,7 @@ def redis_command(server: str, folder: Path, data: Path) -> list[str]:
     """How to start a private server: a socket in `folder`, what it must not lose in `data`."""
     options = {
         "port": "0",
-        "unixsocket": str(folder / "redis.sock"),
+        "unixsocket": str(folder / SOCKET),
         "unixsocketperm": "700",
         "dir": str(data),
         "appendonly": "yes",
@@ -205,22 +206,42 @@ def redis_command(server: str, folder: Path, data: Path) -> list[str]:
     return [server, *(part for name, value in options.items() for part in (f"--{name}", value))]
 
 
-def _with_redis(settings: Settings, private: Path, household: Household) -> Settings:
+def _compilers(settings: Settings, gpu: str | None) -> int:
+    """As many workers as asked for, but cores are left to whoever measures."""
+    return settings.compilers if gpu is None else max(1, settings.compilers - CORES_TO_MEASURE)
+
+
+def _with_redis(settings: Settings, household: Household, stack: ExitStack) -> Settings:
     if settings.redis_url:
+        password = settings.redis_password.get_secret_value()
+        if not pings(settings.redis_url, password):
+            raise CannotStart(
+                "the queue that REDIS_URL names does not answer: unset it, or start it"
+            )
         return settings
     # What an earlier driver queued died with its workers; results are elsewhere.
     data = settings.state / "redis"
     shutil.rmtree(data, ignore_errors=True)
-    data.mkdir(parents=True)
-    url = f"unix://{private / 'redis.sock'}"
-    household.start("redis", redis_command(redis_server(), private, data), settings)
-    household.await_answer("redis", lambda: _pings(url))
+    data.mkdir(parents=True, mode=0o700)
+    folder = _socket_folder(data, stack)
+    url = f"unix://{folder / SOCKET}"
+    household.start("redis", redis_command(redis_server(), folder, data), settings)
+    household.await_answer("redis", lambda: pings(url))
     return settings.model_copy(update={"redis_url": url})
 
 
-def _pings(url: str) -> bool:
+def _socket_folder(data: Path, stack: ExitStack) -> Path:
+    """Where the socket goes: with the data, unless that path is longer than a socket's may be."""
+    if len(str(data / SOCKET)) < SOCKET_PATH_LENGTH:
+        return data
+    folder = Path(tempfile.mkdtemp(prefix="tilus-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def pings(url: str, password: str = "") -> bool:
     try:
-        return bool(connect(url).ping())
+        return bool(connect(url, password).ping())
     except RedisError:
         return False
 

@@ -2,7 +2,7 @@ import subprocess
 
 import pytest
 
-from services.driver.processes import _pings, redis_command, redis_server
+from services.driver.processes import pings, redis_command, redis_server
 from services.queue import connect
 
 
@@ -14,7 +14,7 @@ def redis_url(tmp_path_factory):
     command = redis_command(redis_server(), folder, folder)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
         try:
-            while not _pings(url):
+            while not pings(url):
                 assert server.poll() is None, "the queue server stopped"
             yield url
         finally:

@@ -1,0 +1,174 @@
+"""The two scripts that come before everything, as a user meets them."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from services.settings import ROOT
+
+NEEDED = ("run.sh", "pyproject.toml", "services", "scripts")
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """The project as it was cloned, and a PATH with a Python and a shell and nothing else."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "dirname"):
+        (tools / name).symlink_to(shutil.which(name))
+    (tools / "python3").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
+    home = tmp_path / "project"
+    home.mkdir()
+    for name in NEEDED:
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, home / name)
+    return home
+
+
+def run(home: Path, *arguments: str, path: Path | None = None):
+    environment = {
+        "PATH": str(path or home.parent / "bin"),
+        "HOME": "/nowhere",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return subprocess.run(
+        ["bash", "run.sh", *arguments],
+        cwd=home,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_comes_in_under_a_second_before_anything_is_set_up(fresh):
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = run(fresh, "-h")
+        seconds.append(time.monotonic() - started)
+    assert done.returncode == 0 and "--figure N" in done.stdout
+    assert done.stdout.startswith("Not set up yet")
+    assert min(seconds) < 1
+    assert not (fresh / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--figure", "99"], "there is no figure 99"),
+        (["--mode", "cloud"], "invalid choice"),
+        (["--wheels", "/nowhere"], "no folder /nowhere"),
+        (["wheels"], "which folder"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_installed(fresh, arguments, words):
+    before = sorted(path.name for path in fresh.iterdir())
+    done = run(fresh, *arguments)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+    assert sorted(path.name for path in fresh.iterdir()) == before
+
+
+def test_a_machine_without_python_is_told_which_one_to_install(fresh):
+    (fresh.parent / "bin" / "python3").unlink()
+    done = run(fresh, "--figure", "9")
+    assert done.returncode == 3 and "Python 3.11 to 3.13: install" in done.stderr
+
+
+@pytest.fixture
+def setup(tmp_path, monkeypatch):
+    """The set-up script as a module, with an environment of its own and no installing."""
+    spec = importlib.util.spec_from_file_location("setup", ROOT / "scripts" / "environment.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    home = tmp_path / "venv"
+    for name, value in {
+        "VENV": home,
+        "STAMP": home / "ready.json",
+        "PYTHON": home / "bin" / "python",
+    }.items():
+        monkeypatch.setattr(module, name, value)
+    module.made, module.installed = 0, []
+
+    def make():
+        module.made += 1
+        shutil.rmtree(home, ignore_errors=True)
+        (home / "bin").mkdir(parents=True)
+        (home / "bin" / "python").touch()
+        module.site_packages().mkdir(parents=True)
+
+    monkeypatch.setattr(module, "fresh_venv", make)
+    monkeypatch.setattr(module, "install", lambda wanted, wheels: module.installed.append(wanted))
+    monkeypatch.setattr(module, "has_gpu", lambda: False)
+    return module
+
+
+def test_the_second_start_installs_nothing(setup):
+    for _ in range(2):
+        setup.make_ready(None, test=False)
+    assert setup.made == 1 and len(setup.installed) == 1
+
+
+def test_an_interrupted_setup_starts_again_from_nothing(setup, monkeypatch):
+    def interrupted(wanted, wheels):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(setup, "install", interrupted)
+        setup.make_ready(None, test=False)
+    (setup.VENV / "half-installed").touch()
+    setup.make_ready(None, test=False)
+    assert setup.made == 2 and not (setup.VENV / "half-installed").exists()
+    assert setup.read_stamp() is not None
+
+
+def test_the_tests_add_to_what_is_there(setup):
+    setup.make_ready(None, test=False)
+    setup.make_ready(None, test=True)
+    setup.make_ready(None, test=False)
+    assert setup.made == 1 and len(setup.installed) == 2
+    names = {setup.name_of(one) for one in setup.installed[1]}
+    assert {"pytest", "ruff", "numpy"} <= names
+
+
+def test_other_requirements_make_another_environment(setup, monkeypatch, tmp_path):
+    setup.make_ready(None, test=False)
+    changed = (ROOT / "pyproject.toml").read_text() + "\n# another\n"
+    (tmp_path / "pyproject.toml").write_text(changed)
+    monkeypatch.setattr(setup, "ROOT", tmp_path)
+    setup.make_ready(None, test=False)
+    assert setup.made == 2
+
+
+def test_nothing_for_a_gpu_is_downloaded_without_one(setup):
+    setup.make_ready(None, test=False)
+    names = {setup.name_of(one) for one in setup.installed[0]}
+    assert not names & {"torch", "triton"} and "nvidia-cuda-nvrtc" in names
+
+
+def test_a_gpu_machine_lends_its_own_torch(setup, monkeypatch):
+    monkeypatch.setattr(setup, "has_gpu", lambda: True)
+    monkeypatch.setattr(setup, "has_torch", lambda: True)
+    setup.make_ready(None, test=True)
+    names = {setup.name_of(one) for one in setup.installed[0]}
+    assert not names & {"torch", "triton", "nvidia-cuda-nvrtc"} and "rq" in names
+    assert (setup.site_packages() / "lent.pth").read_text().count("-packages") >= 1
+
+
+def test_a_gpu_machine_without_torch_gets_one(setup, monkeypatch):
+    monkeypatch.setattr(setup, "has_gpu", lambda: True)
+    monkeypatch.setattr(setup, "has_torch", lambda: False)
+    setup.make_ready(None, test=False)
+    assert {"torch", "triton"} <= {setup.name_of(one) for one in setup.installed[0]}
+
+
+def test_carried_wheels_hold_no_linters(setup, tmp_path):
+    setup.make_ready(tmp_path, test=True)
+    assert not {"ruff", "mypy"} & {setup.name_of(one) for one in setup.installed[0]}
