@@ -38,3 +38,7 @@ def title(spec: KernelSpec) -> str:
     """A kernel's problem as a folder name."""
     parts = [spec.executor, spec.kernel, spec.arch, str(spec.parameters.get("b_dtype", ""))]
     return "-".join(part for part in parts if part)
+
+
+if __name__ == "__main__":
+    main()

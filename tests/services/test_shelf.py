@@ -1,7 +1,11 @@
 import json
+import os
+import subprocess
+import sys
 
 from services.compiler.jobs import build_kernel, check_kernel
 from services.driver.shelf import lay_out
+from services.settings import ROOT
 from services.store import Store
 from tests.services.fake import Fake, spec
 
@@ -29,3 +33,14 @@ def test_a_damaged_kernel_is_left_out(tmp_path):
     path.chmod(0o644)
     path.write_bytes(b"damaged")
     assert lay_out(store, tmp_path / "shelf") == 0
+
+
+def test_the_command_says_where_the_shelf_is(tmp_path):
+    folders = {"TILUS_STATE": str(tmp_path / "state"), "TILUS_STORE": str(tmp_path / "store")}
+    command = [sys.executable, "-m", "services.driver.shelf"]
+    environment = os.environ | folders
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{tmp_path / 'state' / 'shelf'}\n"
+    assert (tmp_path / "state" / "shelf").is_dir()
