@@ -524,16 +524,18 @@ class Case:
 
 
 def random_case(problem: Problem, m: int, n: int, k: int, rng: np.random.Generator) -> Case:
-    """Operands whose codes are all finite codes alike, and whose zeros are not only integers."""
+    """Operands: every code alike that is finite in float16, and zeros that are not only integers."""
     everything = np.arange(1 << problem.b_dtype.bits, dtype=np.uint8)
-    finite = everything[np.isfinite(problem.b_dtype.decode(everything))]
+    numbers = problem.b_dtype.decode(everything)
+    finite = everything[np.abs(numbers) <= f16.max]
     groups = k // problem.group_size if problem.group_size != -1 else 1
-    span = problem.b_dtype.max - problem.b_dtype.min
+    span = np.ptp(numbers[finite])
+    zeros = numbers[finite].min() + span * rng.random((groups, n))
     return Case(
         rng.standard_normal((m, k)).astype(np.float16),
         rng.choice(finite, (k, n)),
         ((rng.random((groups, n)) + 0.5) / span).astype(np.float16),
-        (problem.b_dtype.min + span * rng.random((groups, n))).astype(np.float16),
+        zeros.clip(f16.min, f16.max).astype(np.float16),
     )
 
 

@@ -1,0 +1,198 @@
+"""Writing programs: control flow, names, and the sentences that wrong ones get."""
+
+import numpy as np
+import pytest
+
+import tilus
+from tilus.compiler import compile, kernel_key, run_on_host
+from tilus.dtypes import f16, f32, i32, u8, uint
+from tilus.errors import TilusError
+from tilus.interp import interpret
+from tilus.ir import Integer, Pointer, Program, Var, ceil_div, equal
+from tilus.isa.matmul import ATOMS
+from tilus.lang import Tracer, trace
+from tilus.layout import local, reduce, spatial
+
+ROW = spatial(32)
+
+
+def traced(kernel, parameters=(), threads: int = 32) -> Program:
+    return trace("kernel", kernel, parameters, lambda *p: (1, 1, 1), threads)
+
+
+def both_ways(program: Program, arguments: dict) -> dict:
+    """What the interpreter and the generated text make of the arguments, which must be the same."""
+    one = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+    other = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+    interpret(program, one)
+    run_on_host(program, other)
+    for name in arguments:
+        np.testing.assert_array_equal(one[name], other[name])
+    return one
+
+
+def test_a_vector_is_doubled_edges_and_all() -> None:
+    def double(t: Tracer, x: Var, y: Var, n: Var) -> None:
+        start = t.blocks[0] * 64
+        layout = spatial(32) * local(2)
+        a = t.load_global(t.view_global(x, f32, (n,), (1,)), (start,), layout)
+        t.store_global(t.view_global(y, f32, (n,), (1,)), t.add(a, a), (start,))
+
+    program = trace("double", double, (Pointer("x", f32), Pointer("y", f32), Integer("n")),
+                    lambda x, y, n: (ceil_div(n, 64), 1, 1), 32)  # fmt: skip
+    x = np.arange(100, dtype=np.float32)
+    done = both_ways(program, {"x": x, "y": np.full(103, -1, np.float32), "n": 100})
+    np.testing.assert_array_equal(done["y"][:100], 2 * x)
+    assert (done["y"][100:] == -1).all()
+
+
+def test_loops_branches_and_variables() -> None:
+    """The sum of the odd numbers below n, but no more than 25, by every kind of statement."""
+
+    def odd(t: Tracer, out: Var, n: Var) -> None:
+        total = t.let(n * 0)
+        for i in t.range(0, n):
+            with t.when(equal(i % 2, 1)):
+                t.set(total, total + i)
+            with t.otherwise():
+                t.set(total, total + 0)
+        with t.loop(total > 25):
+            with t.when(total < 30):
+                t.leave()
+            t.set(total, total - 5)
+        one = t.allocate_register(i32, local(1), 1)
+        target = t.view_global(out, i32, (64,), (1,))
+        t.store_global(target, one, (total,))
+
+    program = traced(odd, (Pointer("out", i32), Integer("n")))
+    for n, place in ((0, 0), (5, 4), (10, 25), (13, 26)):
+        done = both_ways(program, {"out": np.zeros(64, np.int32), "n": n})
+        assert done["out"].nonzero()[0].tolist() == [place]
+
+
+def test_copies_that_are_not_waited_for_have_not_happened() -> None:
+    def hasty(t: Tracer, x: Var, y: Var, wait: bool) -> None:
+        held = t.allocate_shared(f32, (32,))
+        t.copy_async(t.view_global(x, f32, (32,), (1,)), held, (0,), (0,), (32,))
+        t.commit_group()
+        t.wait_group(0 if wait else 1)
+        t.synchronize()
+        t.store_global(t.view_global(y, f32, (32,), (1,)), t.load_shared(held, (0,), ROW), (0,))
+
+    x = np.arange(32, dtype=np.float32)
+    for wait in (True, False):
+        program = traced(lambda t, x, y, w=wait: hasty(t, x, y, w),
+                         (Pointer("x", f32), Pointer("y", f32)))  # fmt: skip
+        for run in (interpret, run_on_host):
+            arguments = {"x": x, "y": np.zeros(32, np.float32)}
+            run(program, arguments)
+            assert np.array_equal(arguments["y"], x) == wait
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_forgotten_synchronize_gives_wrong_numbers_in_one_order(backwards: bool) -> None:
+    def turned(t: Tracer, y: Var, careful: bool) -> None:
+        held = t.allocate_shared(f32, (64,))
+        t.store_shared(held, t.allocate_register(f32, spatial(64), 3), (0,))
+        if careful:
+            t.synchronize()
+        swapped = t.load_shared(held, (0,), tilus.layout((64,), ((2, 0, 1), (32, 0, 2)), ()))
+        t.store_global(t.view_global(y, f32, (64,), (1,)), swapped, (0,))
+
+    right = []
+    for careful in (True, False):
+        program = traced(lambda t, y, c=careful: turned(t, y, c), (Pointer("y", f32),), 64)
+        arguments = {"y": np.zeros(64, np.float32)}
+        run_on_host(program, arguments, backwards)
+        right.append(bool((arguments["y"] == 3).all()))
+    assert right == [True, False]
+
+
+def test_threads_that_wait_for_ever_are_told() -> None:
+    def split(t: Tracer, y: Var) -> None:
+        with t.when(Var("thread") < 3):
+            t.synchronize()
+
+    with pytest.raises(TilusError, match="wait for each other for ever"):
+        run_on_host(traced(split, (Pointer("y", f32),)), {"y": np.zeros(1, np.float32)})
+
+
+def refused(says: str, kernel) -> None:
+    with pytest.raises(TilusError, match=says):
+        traced(kernel, (Pointer("x", f32), Integer("n")))
+
+
+def test_wrong_programs_are_refused_with_a_sentence() -> None:
+    tile, turned = spatial(8, 4) * local(1, 2), reduce(spatial(4, 8) * local(2, 1), (0,))
+
+    def held(t: Tracer, dtype=f32, layout=tile):
+        return t.allocate_register(dtype, layout)
+
+    def whole(t: Tracer, x: Var, n: Var):
+        return t.view_global(x, f32, (n,), (1,))
+
+    refused("no instruction 'fly': there are view_global", lambda t, x, n: t.fly())
+    refused("uint4 has no byte address", lambda t, x, n: t.allocate_shared(uint(4), (8,)))
+    refused("2 extents .* and 1 strides", lambda t, x, n: t.view_global(x, f32, (n, 2), (1,)))
+    refused(
+        "32 threads hold 64 bits of float32 each, but the view as float16 asks for 32 bits",
+        lambda t, x, n: t.view(held(t), f16, tile),
+    )
+    refused("add takes one of .* cast first", lambda t, x, n: t.add(held(t, u8), held(t, u8)))
+    refused("does not broadcast", lambda t, x, n: t.add(held(t), held(t, f32, ROW)))
+    refused("give the operand the layout", lambda t, x, n: t.add(held(t), held(t, f32, turned)))
+    refused("otherwise: it must follow a `when`", lambda t, x, n: t.otherwise().__enter__())
+    refused("known only when the kernel runs", lambda t, x, n: t.let(n) if n < 3 else None)
+    refused(
+        "want one index a dimension", lambda t, x, n: t.load_global(whole(t, x, n), (0, 0), ROW)
+    )
+    refused(
+        "not made of 8x8 matrices",
+        lambda t, x, n: t.load_matrix(t.allocate_shared(f16, (32,)), (0,), ROW),
+    )
+
+
+def test_dot_says_which_operand_a_warp_lacks() -> None:
+    def lacking(t: Tracer, x: Var, n: Var) -> None:
+        atom = ATOMS[0]
+        a = t.allocate_register(f16, spatial(2, 1) * atom.a)
+        b = t.allocate_register(f16, spatial(1, 2) * atom.b)
+        c = t.allocate_register(f32, spatial(2, 1) * local(1, 2) * atom.c)
+        t.dot(a, b, c)
+
+    with pytest.raises(TilusError, match="not the part of b that makes it"):
+        traced(lacking, (Pointer("x", f32), Integer("n")), 64)
+
+
+def test_parameters_have_names_that_generated_text_does_not_use() -> None:
+    for name in ("thread", "i0", "not a name"):
+        with pytest.raises(TilusError, match="a parameter cannot be called"):
+            trace("kernel", lambda t, x: None, (Integer(name),), lambda x: (1, 1, 1), 32)
+
+
+def test_an_access_that_leaves_unchecked_dimensions_is_found() -> None:
+    def beyond(t: Tracer, x: Var, n: Var) -> None:
+        t.load_global(t.view_global(x, f32, (n,), (1,)), (0,), ROW, check=())
+
+    program = traced(beyond, (Pointer("x", f32), Integer("n")))
+    with pytest.raises(TilusError, match="leaves dimension 0"):
+        interpret(program, {"x": np.zeros(31, np.float32), "n": 31})
+
+
+def test_the_same_program_gives_the_same_bytes_and_another_another_key() -> None:
+    def store(value: float):
+        def kernel(t: Tracer, x: Var, n: Var) -> None:
+            tile = t.allocate_register(f32, ROW, value)
+            t.store_global(t.view_global(x, f32, (n,), (1,)), tile, (0,))
+
+        return traced(kernel, (Pointer("x", f32), Integer("n")))
+
+    one, again, other = (compile(store(v)) for v in (1.0, 1.0, 2.0))
+    assert (one.key, one.cubin) == (again.key, again.cubin)
+    assert one.key != other.key
+    assert one.key == kernel_key(store(1.0), "sm_90") != kernel_key(store(1.0), "sm_80")
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    with pytest.raises(TilusError, match="cannot compile for 'sm_12': there are sm_80"):
+        compile(traced(lambda t: None), "sm_12")
