@@ -524,7 +524,7 @@ class Case:
 
 
 def random_case(problem: Problem, m: int, n: int, k: int, rng: np.random.Generator) -> Case:
-    """Operands: every code alike that is finite in float16, and zeros that are not only integers."""
+    """Operands: all codes alike that are finite in float16; zeros that are not only integers."""
     everything = np.arange(1 << problem.b_dtype.bits, dtype=np.uint8)
     numbers = problem.b_dtype.decode(everything)
     finite = everything[np.abs(numbers) <= f16.max]

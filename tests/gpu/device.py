@@ -1,0 +1,41 @@
+"""Running a program on the GPU with the arguments that the interpreter takes."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from tilus.codegen import grid_of
+from tilus.compiler import Compiled, compile
+from tilus.ir import Program
+
+
+@cache
+def compiled(program: Program, arch: str) -> Compiled:
+    return compile(program, arch)
+
+
+def run_on_gpu(program: Program, arguments: dict[str, Any]) -> None:
+    """Launch `program`; arrays are copied there and back."""
+    import torch
+
+    from tilus.runtime.launcher import LoadedKernel
+
+    major, minor = torch.cuda.get_device_capability()
+    made = compiled(program, f"sm_{major}{minor}")
+    kernel = LoadedKernel(made.cubin, made.entry, made.threads, made.shared_bytes)
+    there = {
+        name: torch.from_numpy(value.view(np.uint8)).cuda()
+        for name, value in arguments.items()
+        if isinstance(value, np.ndarray)
+    }
+    given = [
+        there[p.name].data_ptr() if p.name in there else np.int32(arguments[p.name])
+        for p in program.parameters
+    ]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    kernel(stream.cuda_stream, grid_of(program, arguments), *given)
+    torch.cuda.synchronize()
+    for name, tensor in there.items():
+        arguments[name].view(np.uint8)[...] = tensor.cpu().numpy()

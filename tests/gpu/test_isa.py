@@ -1,0 +1,24 @@
+"""Every instruction sample on the GPU: the same bits as its meaning on whole tiles."""
+
+import numpy as np
+import pytest
+
+from tests.gpu.device import run_on_gpu
+from tests.tilus.test_isa import CASES, ROUNDING, SAMPLES, copied, rounds, same_numbers
+from tilus.interp import interpret
+from tilus.ir import Register
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gpu_agrees_with_run(name: str) -> None:
+    case, sample = CASES[name], SAMPLES[name]
+    want, got = copied(case), copied(case)
+    interpret(case.program, want)
+    run_on_gpu(case.program, got)
+    out = sample.result()
+    for array in case.names:
+        if array.startswith("out0_") and isinstance(out, Register) and rounds(out.dtype):
+            tolerance = ROUNDING.get(vars(sample).get("op", ""), 0)
+            same_numbers(out.dtype, got[array], want[array], tolerance)
+        else:
+            np.testing.assert_array_equal(got[array], want[array], err_msg=array)
