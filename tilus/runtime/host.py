@@ -23,7 +23,8 @@ from tilus import config
 from tilus.errors import TilusError
 from tilus.runtime import prelude
 
-FLAGS = ["-std=c++17", "-shared", "-fPIC", "-w", "-fno-exceptions", "-ffp-contract=off"]
+# integers wrap, as they do on a GPU
+FLAGS = ["-std=c++17", "-shared", "-fPIC", "-w", "-fno-exceptions", "-fwrapv", "-ffp-contract=off"]
 Argument = npt.NDArray[Any] | int
 
 
