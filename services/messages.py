@@ -141,13 +141,17 @@ class Task(Data):
 
 
 class Plan(Data):
-    """A run written down: its tasks in order, and how many cells nothing is known of."""
+    """A run written down: its tasks in order, and how many cells nothing is known of.
+
+    `changed` counts the recorded kernels that this code no longer makes as they were measured.
+    """
 
     id: str
     request: RunRequest
     created_at: AwareDatetime
     tasks: tuple[Task, ...]
     absent: int = 0
+    changed: int = 0
 
 
 class Failure(Data):
@@ -167,6 +171,7 @@ class RunState(Data):
     counts: dict[TaskKind, dict[TaskState, int]]
     failures: tuple[Failure, ...] = ()
     absent: int = 0
+    changed: int = 0
     largest_error: float | None = None
     check_seconds: float = 0.0
     figures: tuple[str, ...] = ()

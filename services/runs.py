@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from redis import Redis
 from rq.job import JobStatus
 
 import tilus
-from services.executors.base import Executor
+from services.executors.base import Executor, ExecutorError
 from services.experiments import BASELINE, FIGURES
 from services.messages import (
     Cell,
@@ -88,6 +89,14 @@ class Finding:
     seconds: float = 0.0
 
 
+class Work(NamedTuple):
+    """The tasks of a run but for its drawing, and what is to be said about its cells."""
+
+    tasks: list[Task]
+    absent: int
+    changed: int = 0
+
+
 def selected(request: RunRequest | Drawing) -> tuple[Cell, ...]:
     """The cells that a request asks for, always with the baseline; BadRequest if there are none."""
     if request.figure not in FIGURES:
@@ -123,19 +132,20 @@ def plan(request: RunRequest, fleet: Fleet, now: datetime | None = None) -> Plan
         case "recorded":
             gpus = recorded_gpus(fleet.settings.recorded, request.figure)
             gpu = request.gpu or (gpus or [RECORDED_ON])[0]
-            work, absent = _recorded(request, gpu, cells, fleet)
+            work = _recorded(request, gpu, cells, fleet)
         case "measured":
             gpu = request.gpu
             if not gpu:
                 raise BadRequest("a measured run needs the name of its GPU")
-            work, absent = _measured(request, cells, fleet)
-    waits = tuple(task.id for task in work if not task.stored and task.kind != "compile")
+            work = _measured(request, cells, fleet)
+    waits = tuple(task.id for task in work.tasks if not task.stored and task.kind != "compile")
     return Plan(
         id=request.key()[:16],
         request=request,
         created_at=created_at,
-        tasks=(*work, _drawing(request, gpu, waits)),
-        absent=absent,
+        tasks=(*work.tasks, _drawing(request, gpu, waits)),
+        absent=work.absent,
+        changed=work.changed,
     )
 
 
@@ -193,6 +203,7 @@ def state(plan: Plan, fleet: Fleet) -> RunState:
             if f.state == "failed"
         ),
         absent=plan.absent,
+        changed=plan.changed,
         largest_error=max(errors, default=None),
         check_seconds=sum(f.seconds for _, f in findings),
         figures=tuple(
@@ -300,22 +311,36 @@ def _regrouped(cell: Cell, group_size: int | None) -> Cell:
     )
 
 
-def _recorded(
-    request: RunRequest, gpu: str, cells: Iterable[Cell], fleet: Fleet
-) -> tuple[list[Task], int]:
+def _recorded(request: RunRequest, gpu: str, cells: Iterable[Cell], fleet: Fleet) -> Work:
     records = newest(load(record_path(fleet.settings.recorded, gpu, request.figure)))
+    executor = fleet.executors.get(CHECKED)
     specs: dict[str, KernelSpec] = {}
-    absent = 0
+    changed: set[str] = set()
     for cell in cells:
+        if executor is None or cell.executor != CHECKED:
+            continue
         record = records.get(cell)
-        absent += record is None
-        if cell.executor == CHECKED and CHECKED in fleet.executors:
-            spec = _recorded_spec(cell, record, request.arch, fleet.executors[CHECKED])
-            if spec is not None:
-                specs[fleet.executors[CHECKED].key(spec)] = spec
-    compiles = [compile_task(key, spec, fleet.store) for key, spec in specs.items()]
-    checks = [check_task(key, spec, fleet.store) for key, spec in specs.items()]
-    return compiles + checks, absent
+        spec = _recorded_spec(cell, record, request.arch, executor)
+        if spec is None:
+            continue
+        key = _key(spec, executor)
+        specs[key] = spec
+        if record is not None and record.kernel is not None and record.kernel.key != key:
+            changed.add(key)
+    return Work(
+        [compile_task(key, spec, fleet.store) for key, spec in specs.items()]
+        + [check_task(key, spec, fleet.store) for key, spec in specs.items()],
+        absent=sum(cell not in records for cell in cells),
+        changed=len(changed),
+    )
+
+
+def _key(spec: KernelSpec, executor: Executor) -> str:
+    """The kernel's key; for a recorded one that is refused now, a name until its job says why."""
+    try:
+        return executor.key(spec)
+    except (tilus.TilusError, ExecutorError):
+        return spec.key()
 
 
 def _recorded_spec(
@@ -329,7 +354,7 @@ def _recorded_spec(
     return executor.candidates(cell.workload, arch)[0]
 
 
-def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> tuple[list[Task], int]:
+def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> Work:
     records = load(record_path(fleet.settings.results, request.gpu, request.figure))
     compiles: dict[str, Task] = {}
     measures: list[Task] = []
@@ -347,7 +372,7 @@ def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> tuple
                 compiles[key] = compile_task(key, spec, fleet.store)
         missing = tuple(compiles[k].id for k in keys if done is None and not compiles[k].stored)
         measures.append(_measure(request, cell, specs, keys, missing, stored=done is not None))
-    return [*compiles.values(), *measures], absent
+    return Work([*compiles.values(), *measures], absent)
 
 
 def _title(spec: KernelSpec) -> str:

@@ -239,6 +239,10 @@ def _sentences(outcome: Outcome) -> list[str]:
         )
     if state.absent:
         lines.append(f"{state.absent} cells have no number: they are drawn as n/a")
+    if state.changed:
+        lines.append(
+            f"{state.changed} recorded kernels are no longer what this code makes: measure again"
+        )
     return [*lines, f"figure {state.request.figure} took {outcome.seconds:.1f} s:"]
 
 

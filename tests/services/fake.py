@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from services.executors import EXECUTORS
-from services.executors.base import Built, CpuCheck, group_refusal
+from services.executors.base import Built, CpuCheck, ExecutorError, group_refusal
 from services.messages import KernelSpec
 from services.queue import COMPILE, serve
 
@@ -34,7 +34,7 @@ class Fake:
 
     def key(self, spec):
         if "refuse" in spec.parameters:
-            raise ValueError("fake refuses: leave it out")
+            raise ExecutorError("fake refuses: leave it out")
         return spec.key()
 
     def build(self, spec):

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from services import runs
 from services.compiler.jobs import build_kernel, check_kernel
+from services.executors.base import ExecutorError
 from services.experiments import FIGURES
 from services.messages import KernelSpec, Measurement, RunRequest
 from services.queue import COMPILE, DRAW, FleetQueue, fetch, measure_queue
@@ -50,6 +51,28 @@ def test_the_kernel_of_a_record_is_the_one_that_is_compiled(fleet):
     plan = runs.plan(RECORDED, fleet)
     specs = [KernelSpec.model_validate(t.message) for t in plan.tasks if t.kind == "compile"]
     assert one.kernel_spec in specs and plan.absent == len(FIGURES[9].cells) - 1
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_recorded_kernel_that_this_code_makes_otherwise_is_counted(fleet, same):
+    cell = next(cell for cell in FIGURES[9].cells if cell.executor == "tilus")
+    one = record(cell)
+    key = fleet.executors["tilus"].key(one.kernel_spec) if same else "0" * 64
+    kernel = one.kernel.model_copy(update={"key": key})
+    path = record_path(fleet.settings.recorded, "nvidia-h100-80gb-hbm3", 9)
+    append(path, one.model_copy(update={"kernel": kernel}))
+    assert runs.plan(RECORDED, fleet).changed == (0 if same else 1)
+
+
+def test_a_recorded_kernel_that_this_code_refuses_is_a_failed_point(fleet):
+    cell = next(cell for cell in FIGURES[9].cells if cell.executor == "tilus")
+    path = record_path(fleet.settings.recorded, "nvidia-h100-80gb-hbm3", 9)
+    append(path, record(cell, schedule={"refuse": 1}))
+    [key] = [t.key for t in runs.plan(RECORDED, fleet).tasks if "refuse" in t.title][:1]
+    spec = record(cell, schedule={"refuse": 1}).kernel_spec
+    assert key == spec.key()
+    with pytest.raises(ExecutorError, match="fake refuses"):
+        build_kernel(spec, fleet.store, fleet.executors, "abc")
 
 
 def test_what_is_in_the_store_is_not_queued(fleet):
