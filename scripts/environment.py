@@ -140,10 +140,14 @@ def lend_packages() -> None:
         return
     folders = [Path(folder) for folder in sys.path if Path(folder).name.endswith("-packages")]
     (site_packages() / "lent.pth").write_text("".join(f"{folder}\n" for folder in folders))
-    # CUDA's libraries are looked for in the environment's own folder alone.
+    # CUDA's libraries are looked for in the environment's own folder alone. A set-up that adds
+    # to an earlier one finds that one's link there.
+    link = site_packages() / "nvidia"
+    if link.is_symlink():
+        link.unlink()
     for folder in folders:
-        if (folder / "nvidia").is_dir():
-            (site_packages() / "nvidia").symlink_to(folder / "nvidia")
+        if (folder / "nvidia").is_dir() and not link.exists():
+            link.symlink_to(folder / "nvidia")
             return
 
 

@@ -162,6 +162,18 @@ def test_a_gpu_machine_lends_its_own_torch(setup, monkeypatch):
     assert (setup.site_packages() / "lent.pth").read_text().count("-packages") >= 1
 
 
+def test_a_gpu_machine_that_measured_adds_the_tests(setup, monkeypatch, tmp_path):
+    lent = tmp_path / "site-packages"
+    (lent / "nvidia").mkdir(parents=True)
+    monkeypatch.syspath_prepend(lent)
+    monkeypatch.setattr(setup, "has_gpu", lambda: True)
+    monkeypatch.setattr(setup, "has_torch", lambda: True)
+    setup.make_ready(None, test=False)
+    setup.make_ready(None, test=True)
+    assert setup.made == 1 and len(setup.installed) == 2
+    assert (setup.site_packages() / "nvidia").resolve() == lent / "nvidia"
+
+
 def test_a_gpu_machine_without_torch_gets_one(setup, monkeypatch):
     monkeypatch.setattr(setup, "has_gpu", lambda: True)
     monkeypatch.setattr(setup, "has_torch", lambda: False)
