@@ -16,6 +16,11 @@ NUMBER = (*FLOAT, i32, u32)
 WHOLE = (i32, u32)
 
 
+def multiply_add(a: Tile, b: Tile, c: Tile) -> Tile:
+    """a * b + c, rounded once by the caller."""
+    return a * b + c
+
+
 class Op(NamedTuple):
     run: Any  # the meaning, on NumPy arrays of float64 or int64
     code: str  # the code, on scalars
@@ -32,6 +37,7 @@ OPS = {
     "min":  Op(np.minimum,     "min({}, {})",    NUMBER),
     "xor":  Op(np.bitwise_xor, "{} ^ {}",        WHOLE),
     "neg":  Op(np.negative,    "-{}",            (*FLOAT, i32)),
+    "fma":  Op(multiply_add,   "fmaf({}, {}, {})", FLOAT),
     "exp":  Op(np.exp,         "expf({})",       FLOAT),
 }  # fmt: skip
 
@@ -93,7 +99,7 @@ class Elementwise(Inst):
     @classmethod
     def samples(cls) -> list[Inst]:
         tile = spatial(8, 4) * local(1, 2)
-        names = ("r0", "r1")
+        names = ("r0", "r1", "r2")
         same = [
             cls(name, tuple(Register(r, t, tile) for r in names[: arity(op)]))
             for name, op in OPS.items()
@@ -108,6 +114,10 @@ class Elementwise(Inst):
             cls("sub", (Register("r0", f16, row), Register("r1", f16, wide))),
             cls("sub", (Register("r0", f16, wide), Register("r1", f16, column))),
             cls("add", (Register("r0", f16, single), Register("r1", f16, reduce(single, (0,))))),
+            cls(
+                "fma",
+                (Register("r0", f32, column), Register("r1", f32, row), Register("r2", f32, wide)),
+            ),
         ]
 
 

@@ -175,6 +175,14 @@ class Sources:
     zeros: Global | None
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What is added up: A @ Q, and with zeros the rows of A, the same in every column."""
+
+    products: Register
+    rows: Register | None
+
+
 class Walk:
     """The way through the units: along k first, then down the rows of C, so that a weight is read
     again soon. Its variables say where the next unit lies."""
@@ -238,6 +246,16 @@ class Kernel:
         warps = replicate(plan.warps_m, 2) * spatial(1, plan.warps_n)
         return warps * local(1, plan.block_n // plan.warps_n // weights.TILE_N) * tile
 
+    def rows_layout(self, fragment: Layout) -> Layout:
+        """Sums over the rows of A: a fragment wide, in every warp that shares the rows."""
+        plan = self.plan
+        warps = spatial(plan.warps_m, 1) * replicate(plan.warps_n, 2)
+        return warps * local(plan.block_m // plan.warps_m // 16, 1) * fragment
+
+    def ones_layout(self) -> Layout:
+        warps = replicate(self.plan.warps_m * self.plan.warps_n, 2)
+        return warps * local(self.depth // 16, 1) * ATOM_B
+
     def raw_c(self) -> Layout:
         """The registers of `layout_c` thread by thread: how partial sums lie in the workspace."""
         threads = self.layout_c().threads
@@ -255,7 +273,7 @@ class Kernel:
         share = t.let(ceil_div(units, p["blocks"]))
         begin = t.let(t.blocks[0] * share)
         end = t.let(minimum(begin + share, units))
-        sums = t.allocate_register(f32, self.layout_c())
+        sums = self.no_sums(t)
         copied = Walk(t, begin, steps, rows, plan.stages)
         for ahead in range(plan.stages - 1):
             with t.when(begin + ahead < end):
@@ -272,10 +290,14 @@ class Kernel:
             t.commit_group()
             self.multiply(t, ring, done.place, sums)
             with t.when(equal(done.step, steps - 1) | equal(u, end - 1)):
-                whole = self.gather(t, p, done, share, begin, end, sums)
+                if sums.rows is not None and not self.grouped:
+                    zero = self.from_memory(t, sources.zeros, done)
+                    self.subtract(t, sums.products, sums, zero)
+                    t.assign(sums.rows, t.allocate_register(f32, sums.rows.layout))
+                whole = self.gather(t, p, done, share, begin, end, sums.products)
                 with t.when(whole):
-                    self.finish(t, sources, c, done, sums)
-                t.assign(sums, t.allocate_register(f32, self.layout_c()))
+                    self.finish(t, sources, c, done, sums.products)
+                t.assign(sums.products, t.allocate_register(f32, self.layout_c()))
             done.advance(t)
 
     def name_sources(self, t: Tracer, p: dict[str, Var]) -> Sources:
@@ -298,7 +320,7 @@ class Kernel:
             t.allocate_shared(f16, (plan.stages, plan.block_m, plan.block_k), swizzle),
             t.allocate_shared(u32, (plan.stages, plan.block_k // STEP, words)),
             t.allocate_shared(f16, per_group) if self.grouped else None,
-            t.allocate_shared(f16, per_group) if self.problem.zeros else None,
+            t.allocate_shared(f16, per_group) if self.grouped and self.problem.zeros else None,
         )
 
     def copy(self, t: Tracer, sources: Sources, ring: Ring, unit: Walk) -> None:
@@ -320,36 +342,61 @@ class Kernel:
             if source is None or target is None:
                 continue
             for j in range(plan.block_k // self.fold):
-                group = (k_start + j * self.fold) // self.problem.group_size if self.grouped else 0
+                group = (k_start + j * self.fold) // self.problem.group_size
                 t.copy_async(
                     source, target, (group, unit.column * plan.block_n), (place, j, 0),
                     (1, plan.block_n), check=along_k + along_n,
                 )  # fmt: skip
 
-    def multiply(self, t: Tracer, ring: Ring, place: Scalar, sums: Register) -> None:
-        """Add the product of one step to `sums`, a fold at a time."""
+    def multiply(self, t: Tracer, ring: Ring, place: Scalar, sums: Sums) -> None:
+        """Add the product of one step to `sums`, a fold at a time.
+
+        A group's part of the result is scale * (A @ Q - zero * (the sum of A's row)), so scales and
+        zeros meet the sums, in float32, and not every weight.
+        """
         for j in range(self.plan.block_k // self.fold):
             if not self.grouped:
-                t.assign(sums, self.product(t, ring, place, j, sums))
+                self.product(t, ring, place, j, sums)
                 continue
-            assert ring.scales is not None
-            part = self.product(t, ring, place, j, t.allocate_register(f32, self.layout_c()))
-            across = reduce(self.layout_c(), (0,))
-            scale = t.cast(t.load_shared(ring.scales, (place, j, 0), across), f32)
-            t.assign(sums, t.add(sums, t.mul(part, scale)))
+            part = self.no_sums(t)
+            self.product(t, ring, place, j, part)
+            scale = self.per_column(t, ring.scales, place, j)
+            t.assign(sums.products, t.fma(part.products, scale, sums.products))
+            if ring.zeros is not None:
+                zero = t.mul(self.per_column(t, ring.zeros, place, j), scale)
+                self.subtract(t, sums.products, part, zero)
 
-    def product(self, t: Tracer, ring: Ring, place: Scalar, j: int, sums: Register) -> Register:
-        """`sums` plus A times (Q - Z) over fold `j` of a step."""
+    def per_column(self, t: Tracer, held: Shared | None, place: Scalar, j: int) -> Register:
+        """A number for each column of C, from fold `j` of the ring, in float32."""
+        assert held is not None
+        across = reduce(self.layout_c(), (0,))
+        column: Register = t.cast(t.load_shared(held, (place, j, 0), across), f32)
+        return column
+
+    def subtract(self, t: Tracer, products: Register, part: Sums, zero: Register) -> None:
+        """Take `zero` times the row sums of `part` from `products`."""
+        assert part.rows is not None
+        # every column of `rows` is the same, so lanes that hold different ones hold copies
+        copies = self.rows_layout(local(2, 1) * spatial(8, 1) * replicate(4, 2) * local(1, 2))
+        row = t.slice(t.view(part.rows, f32, copies), 1, 0, 1)
+        t.assign(products, t.fma(t.neg(row), zero, products))
+
+    def no_sums(self, t: Tracer) -> Sums:
+        products = t.allocate_register(f32, self.layout_c())
+        rows = t.allocate_register(f32, self.rows_layout(ATOM_C)) if self.problem.zeros else None
+        return Sums(products, rows)
+
+    def product(self, t: Tracer, ring: Ring, place: Scalar, j: int, sums: Sums) -> None:
+        """Add A times Q over fold `j` of a step, and with zeros the sums of A's rows over it."""
         for start in range(j * self.fold, (j + 1) * self.fold, self.depth):
             a = t.load_matrix(ring.a, (place, 0, start), self.layout_a(self.depth))
             b = self.weight(t, ring, place, start // STEP)
             if self.depth < STEP:
                 b = t.slice(b, 0, start % STEP, self.depth)
-            if ring.zeros is not None:
-                across = reduce(b.layout, (0,))
-                b = t.sub(b, t.load_shared(ring.zeros, (place, j, 0), across))
-            sums = t.dot(a, b, sums)
-        return sums
+            t.assign(sums.products, t.dot(a, b, sums.products))
+            if sums.rows is not None:
+                ones = t.allocate_register(f16, self.ones_layout(), 1)
+                t.assign(sums.rows, t.dot(a, ones, sums.rows))
 
     def weight(self, t: Tracer, ring: Ring, place: Scalar, tile: int) -> Register:
         """The stored tiles in row `tile` of a step, in float16: load words, view, cast."""
@@ -396,12 +443,18 @@ class Kernel:
         column = unit.column * self.plan.block_n
         along_n = (1,) * self.check_n
         if not self.grouped:
-            across = reduce(sums.layout, (0,))
-            scale = t.load_global(sources.scales, (0, column), across, check=along_n)
-            sums = t.mul(sums, t.cast(scale, f32))
+            sums = t.mul(sums, self.from_memory(t, sources.scales, unit))
         t.store_global(
             c, t.cast(sums, f16), (unit.row * self.plan.block_m, column), check=(0, *along_n)
         )
+
+    def from_memory(self, t: Tracer, source: Global | None, unit: Walk) -> Register:
+        """A number for each column of C, of the only group, in float32."""
+        assert source is not None
+        across, column = reduce(self.layout_c(), (0,)), unit.column * self.plan.block_n
+        held = t.load_global(source, (0, column), across, check=(1,) * self.check_n)
+        numbers: Register = t.cast(held, f32)
+        return numbers
 
 
 def pack(codes: Any, b_dtype: str) -> Any:
