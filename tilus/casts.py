@@ -25,11 +25,17 @@ def stride(bits: int) -> int:
 
 @dataclass(frozen=True)
 class FastCast:
-    """Two elements at once, by `function`<kind, bit of one, bit of the other>(words)."""
+    """Two elements at once, by `function`<kind, template arguments...>(words).
+
+    `lift` does all but the last step of it, which takes an offset off or multiplies by `factor`.
+    """
 
     accepts: Callable[[DType], bool]
     target: DType
     function: str
+    lift: str
+    factor: Callable[[DType], float]
+    arguments: Callable[[DType, int], tuple[int, ...]]  # for a word of the result
 
 
 def is_small_integer(t: DType) -> bool:
@@ -46,19 +52,71 @@ def fits_in_f16(t: DType) -> bool:
     return t.exponent < 5 or (t.exponent == 5 and (t.specials == "ieee" or t.mantissa == 0))
 
 
+def pair_bits(source: DType, word: int) -> tuple[int, int]:
+    """Where in the bit string the two elements lie that make `word` of a fast cast's result."""
+    d = stride(source.bits)
+    first = word // d * 2 * d + word % d
+    return source.bits * first, source.bits * (first + d)
+
+
+def place(source: DType, word: int) -> int:
+    """How far in their halves the two lie; 0 for those that straddle halves, which are moved."""
+    low, _ = pair_bits(source, word)
+    return low % 16 if low % 16 + source.bits <= 16 else 0
+
+
+def shift(source: DType, word: int) -> int:
+    """How far they are moved down, into the 10 bits of a float16's mantissa: by 8, if that does."""
+    at = place(source, word)
+    return at // 8 * 8 if at % 8 + source.bits <= 10 else at
+
+
+def offset(source: DType, word: int) -> float:
+    """What a lifted integer is too large by: an element at bit p of the mantissa of 2^(10 - p)."""
+    if source.kind == "float":
+        return 0.0
+    p = place(source, word) - shift(source, word)
+    return 2.0 ** (10 - p) + (2.0 ** (source.bits - 1) if source.kind == "int" else 0.0)
+
+
+def shifted_pair(source: DType, word: int) -> tuple[int, ...]:
+    return (*pair_bits(source, word), shift(source, word))
+
+
+def no_factor(source: DType) -> float:
+    return 1.0
+
+
+def bias_factor(source: DType) -> float:
+    """From the exponent bias of float16 to that of `source`."""
+    return 2.0 ** (f16.bias - source.bias)
+
+
 FAST = [
-    FastCast(is_small_integer, f16, "integers_to_f16"),
-    FastCast(fits_in_f16, f16, "floats_to_f16"),
+    FastCast(is_small_integer, f16, "integers_to_f16", "lift_integers", no_factor, shifted_pair),
+    FastCast(fits_in_f16, f16, "floats_to_f16", "lift_floats", bias_factor, pair_bits),
 ]
 
 PACKING = {f16: "f32_to_f16_pair", bf16: "f32_to_bf16_pair"}  # two float32 registers to one word
 
 
+def fast_row(source: DType, target: DType) -> FastCast | None:
+    """The row that casts `source` to `target`, if there is one."""
+    return next((row for row in FAST if row.target == target and row.accepts(source)), None)
+
+
 def fast_cast(source: DType, target: DType, registers: int) -> FastCast | None:
-    """The row that casts `registers` elements of `source` a thread to `target`, if there is one."""
+    """The row that casts `registers` elements a thread; they must make pairs and whole words."""
     if registers % (2 * stride(source.bits)) or registers * source.bits % 32:
         return None
-    return next((row for row in FAST if row.target == target and row.accepts(source)), None)
+    return fast_row(source, target)
+
+
+def lift_factor(source: DType) -> float:
+    """What lifted numbers are multiplied by to give those of `source`."""
+    row = fast_row(source, f16)
+    assert row is not None, f"{source} has no fast cast"
+    return row.factor(source)
 
 
 def packing(source: DType, target: DType, registers: int) -> str | None:
@@ -72,10 +130,3 @@ def cast_layout(source: DType, target: DType, layout: Layout) -> Layout:
         return layout
     d = stride(source.bits)
     return permute_registers(layout, (layout.registers // (2 * d), 2, d), (0, 2, 1))
-
-
-def pair_bits(source: DType, word: int) -> tuple[int, int]:
-    """Where in the bit string the two elements lie that make `word` of a fast cast's result."""
-    d = stride(source.bits)
-    first = word // d * 2 * d + word % d
-    return source.bits * first, source.bits * (first + d)

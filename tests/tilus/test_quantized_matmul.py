@@ -95,7 +95,8 @@ def test_interpreter_and_generated_text_agree() -> None:
     interpret(program, one)
     run_on_host(program, other)
     np.testing.assert_allclose(one["c"], other["c"], rtol=2e-3, atol=1e-3)
-    np.testing.assert_allclose(one["workspace"], other["workspace"], rtol=1e-4, atol=1e-4)
+    # the interpreter adds in float64; sums of lifted numbers are up to 1000 times those of weights
+    np.testing.assert_allclose(one["workspace"], other["workspace"], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("b_dtype", "group_size", "zeros"), FIGURE)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tilus.casts import cast_layout, fast_cast, packing, pair_bits
+from tilus.casts import FastCast, cast_layout, fast_cast, lift_factor, offset, packing
 from tilus.dtypes import ALL, DType, bf16, f16, f32, floating, i32, sint, u8, u32, uint
 from tilus.errors import TilusError
 from tilus.ir import Register
@@ -168,11 +168,7 @@ class Cast(Inst):
     def cuda(self, cu: Writer, out: Register) -> None:
         registers, words, old = out.layout.registers, cu.words(out), cu.words(self.src)
         if row := fast_cast(self.src.dtype, self.dtype, registers):
-            for w in range(registers // 2):
-                low, high = pair_bits(self.src.dtype, w)
-                cu.line(
-                    f"{words}[{w}] = {row.function}<{kind(self.src.dtype)}, {low}, {high}>({old});"
-                )
+            write_pairs(cu, self.src, out, row, row.function)
             return
         if function := packing(self.src.dtype, self.dtype, registers):
             for w in range(registers // 2):
@@ -198,6 +194,55 @@ class Cast(Inst):
             cls(Register("r0", bf16, ATOM), f32), cls(Register("r0", i32, ATOM), f32),
             cls(Register("r0", f32, ATOM), i32), cls(Register("r0", u8, ATOM), u32),
         ]  # fmt: skip
+
+
+@instruction
+class Lift(Inst):
+    """Float16 numbers from which those of `src` follow: value = (lifted - offset) * factor.
+
+    A fast cast to float16 takes an offset off integers, or multiplies floats by a power of two, as
+    its last step; this leaves it out, for sums that can make up for it later. The offset belongs to
+    the element's place in the registers: it is what a tile of zeros is lifted to. The factor is
+    `tilus.casts.lift_factor(dtype)`, 1 for integers.
+    """
+
+    src: Register
+
+    def result(self) -> Register:
+        registers = self.src.layout.registers
+        if fast_cast(self.src.dtype, f16, registers) is None:
+            raise TilusError(
+                f"lift: there is no fast cast of {registers} elements of {self.src.dtype} a thread"
+                " to float16: cast them"
+            )
+        return Register("", f16, cast_layout(self.src.dtype, f16, self.src.layout))
+
+    def run(self, block: Block, src: Tile) -> Tile:
+        of, layout = self.src.dtype, cast_layout(self.src.dtype, f16, self.src.layout)
+        if of.kind == "float":
+            return f16.carry(of.values(src) / lift_factor(of))
+        offsets = np.empty(layout.shape)
+        offsets[every(layout)] = [offset(of, r // 2) for r in range(layout.registers)]
+        return f16.carry(of.values(src) + offsets)
+
+    def cuda(self, cu: Writer, out: Register) -> None:
+        row = fast_cast(self.src.dtype, f16, out.layout.registers)
+        assert row is not None
+        write_pairs(cu, self.src, out, row, row.lift)
+
+    @classmethod
+    def samples(cls) -> list[Inst]:
+        tile = local(1, 4) * spatial(8, 4) * local(8, 1)
+        fast = [t for t in ALL if t.bits <= 8 and fast_cast(t, f16, 32)]
+        return [cls(Register("r0", t, tile)) for t in fast]
+
+
+def write_pairs(cu: Writer, src: Register, out: Register, row: FastCast, function: str) -> None:
+    """Code that makes each word of `out`, two elements, by a function of a fast cast."""
+    for w in range(out.layout.registers // 2):
+        arguments = ", ".join(map(str, row.arguments(src.dtype, w)))
+        call = f"{function}<{kind(src.dtype)}, {arguments}>({cu.words(src)})"
+        cu.line(f"{cu.words(out)}[{w}] = {call};")
 
 
 def convert(tile: Tile, source: DType, target: DType) -> Tile:

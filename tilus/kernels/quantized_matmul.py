@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tilus.casts import lift_factor
 from tilus.compiler import run_on_host
 from tilus.dtypes import DType, dtype, f16, f32, i32, u32
 from tilus.errors import TilusError
@@ -177,9 +178,13 @@ class Sources:
 
 @dataclass(frozen=True)
 class Sums:
-    """What is added up: A @ Q, and with zeros the rows of A, the same in every column."""
+    """What is added up: A @ the lifted Q; A @ the offsets of lifting; with zeros the rows of A.
+
+    The latter two are the same in every column, and 8 columns wide.
+    """
 
     products: Register
+    offsets: Register | None
     rows: Register | None
 
 
@@ -216,6 +221,10 @@ class Kernel:
         # a scale holds for the steps of k between two folds of the partial sum
         self.fold = gcd(problem.group_size, plan.block_k) if self.grouped else plan.block_k
         self.depth = min(self.fold, STEP)  # how deep the slices are that `dot` takes
+        floating = problem.b_dtype.kind == "float"
+        # offsets are up to 1024 times the weights: sums over all of k would lose their last bits
+        self.lifts = weights.lifts(problem.b_dtype) and (self.grouped or floating)
+        self.offsets = self.lifts and not floating
         self.check_k = problem.k_multiple % plan.block_k != 0
         self.check_n = problem.n_multiple % plan.block_n != 0
 
@@ -252,9 +261,10 @@ class Kernel:
         warps = spatial(plan.warps_m, 1) * replicate(plan.warps_n, 2)
         return warps * local(plan.block_m // plan.warps_m // 16, 1) * fragment
 
-    def ones_layout(self) -> Layout:
+    def in_every_warp(self, depth: int) -> Layout:
+        """A tile of B, 8 columns wide, that every warp holds."""
         warps = replicate(self.plan.warps_m * self.plan.warps_n, 2)
-        return warps * local(self.depth // 16, 1) * ATOM_B
+        return warps * local(depth // 16, 1) * ATOM_B
 
     def raw_c(self) -> Layout:
         """The registers of `layout_c` thread by thread: how partial sums lie in the workspace."""
@@ -290,10 +300,8 @@ class Kernel:
             t.commit_group()
             self.multiply(t, ring, done.place, sums)
             with t.when(equal(done.step, steps - 1) | equal(u, end - 1)):
-                if sums.rows is not None and not self.grouped:
-                    zero = self.from_memory(t, sources.zeros, done)
-                    self.subtract(t, sums.products, sums, zero)
-                    t.assign(sums.rows, t.allocate_register(f32, sums.rows.layout))
+                if not self.grouped:
+                    self.correct(t, sources, done, sums)
                 whole = self.gather(t, p, done, share, begin, end, sums.products)
                 with t.when(whole):
                     self.finish(t, sources, c, done, sums.products)
@@ -351,8 +359,8 @@ class Kernel:
     def multiply(self, t: Tracer, ring: Ring, place: Scalar, sums: Sums) -> None:
         """Add the product of one step to `sums`, a fold at a time.
 
-        A group's part of the result is scale * (A @ Q - zero * (the sum of A's row)), so scales and
-        zeros meet the sums, in float32, and not every weight.
+        A group's part of the result is scale * (A @ Q - zero * (the sums of A's rows)), so scales
+        and zeros meet the sums, in float32, and not every weight. So do what lifting leaves out.
         """
         for j in range(self.plan.block_k // self.fold):
             if not self.grouped:
@@ -360,52 +368,90 @@ class Kernel:
                 continue
             part = self.no_sums(t)
             self.product(t, ring, place, j, part)
-            scale = self.per_column(t, ring.scales, place, j)
-            t.assign(sums.products, t.fma(part.products, scale, sums.products))
-            if ring.zeros is not None:
-                zero = t.mul(self.per_column(t, ring.zeros, place, j), scale)
-                self.subtract(t, sums.products, part, zero)
+            zero = None if ring.zeros is None else self.per_column(t, ring.zeros, place, j)
+            assert ring.scales is not None
+            scale = self.factored(t, self.per_column(t, ring.scales, place, j))
+            products = self.corrected(t, part, zero)
+            t.assign(sums.products, t.fma(products, scale, sums.products))
 
-    def per_column(self, t: Tracer, held: Shared | None, place: Scalar, j: int) -> Register:
+    def correct(self, t: Tracer, sources: Sources, unit: Walk, sums: Sums) -> None:
+        """Make of the sums of lifted numbers those of weights, before they are joined."""
+        zeros = sources.zeros
+        zero = None if zeros is None else self.from_memory(t, zeros, unit)
+        t.assign(sums.products, self.corrected(t, sums, zero))
+        for narrow in (sums.offsets, sums.rows):
+            if narrow is not None:
+                t.assign(narrow, t.allocate_register(f32, narrow.layout))
+
+    def per_column(self, t: Tracer, held: Shared, place: Scalar, j: int) -> Register:
         """A number for each column of C, from fold `j` of the ring, in float32."""
-        assert held is not None
         across = reduce(self.layout_c(), (0,))
         column: Register = t.cast(t.load_shared(held, (place, j, 0), across), f32)
         return column
 
-    def subtract(self, t: Tracer, products: Register, part: Sums, zero: Register) -> None:
-        """Take `zero` times the row sums of `part` from `products`."""
-        assert part.rows is not None
-        # every column of `rows` is the same, so lanes that hold different ones hold copies
+    def factored(self, t: Tracer, scale: Register) -> Register:
+        """The scale of lifted numbers."""
+        factor = lift_factor(self.problem.b_dtype) if self.lifts else 1.0
+        if factor == 1:
+            return scale
+        product: Register = t.mul(scale, t.allocate_register(f32, scale.layout, factor))
+        return product
+
+    def corrected(self, t: Tracer, sums: Sums, zero: Register | None) -> Register:
+        """A @ (Q - zero), from sums of lifted numbers."""
+        products = sums.products
+        if sums.offsets is not None:
+            products = t.sub(products, self.one_column(t, sums.offsets))
+        if sums.rows is not None and zero is not None:
+            products = t.fma(t.neg(self.one_column(t, sums.rows)), zero, products)
+        return products
+
+    def one_column(self, t: Tracer, wide: Register) -> Register:
+        """The first of the equal columns of `wide`, held by every lane that holds its row of C."""
         copies = self.rows_layout(local(2, 1) * spatial(8, 1) * replicate(4, 2) * local(1, 2))
-        row = t.slice(t.view(part.rows, f32, copies), 1, 0, 1)
-        t.assign(products, t.fma(t.neg(row), zero, products))
+        column: Register = t.slice(t.view(wide, f32, copies), 1, 0, 1)
+        return column
 
     def no_sums(self, t: Tracer) -> Sums:
-        products = t.allocate_register(f32, self.layout_c())
-        rows = t.allocate_register(f32, self.rows_layout(ATOM_C)) if self.problem.zeros else None
-        return Sums(products, rows)
+        narrow = self.rows_layout(ATOM_C)
+        return Sums(
+            t.allocate_register(f32, self.layout_c()),
+            t.allocate_register(f32, narrow) if self.offsets else None,
+            t.allocate_register(f32, narrow) if self.problem.zeros else None,
+        )
 
     def product(self, t: Tracer, ring: Ring, place: Scalar, j: int, sums: Sums) -> None:
-        """Add A times Q over fold `j` of a step, and with zeros the sums of A's rows over it."""
+        """Add fold `j` of a step to `sums`."""
         for start in range(j * self.fold, (j + 1) * self.fold, self.depth):
             a = t.load_matrix(ring.a, (place, 0, start), self.layout_a(self.depth))
             b = self.weight(t, ring, place, start // STEP)
             if self.depth < STEP:
                 b = t.slice(b, 0, start % STEP, self.depth)
             t.assign(sums.products, t.dot(a, b, sums.products))
+            if sums.offsets is not None:
+                t.assign(sums.offsets, t.dot(a, self.offset_tile(t, start), sums.offsets))
             if sums.rows is not None:
-                ones = t.allocate_register(f16, self.ones_layout(), 1)
+                ones = t.allocate_register(f16, self.in_every_warp(self.depth), 1)
                 t.assign(sums.rows, t.dot(a, ones, sums.rows))
 
+    def offset_tile(self, t: Tracer, start: int) -> Register:
+        """What lifting adds to rows of a stored tile from `start` on: a lifted tile of zeros."""
+        of = self.problem.b_dtype
+        warps = replicate(self.plan.warps_m * self.plan.warps_n, 2)
+        lifted = t.lift(t.allocate_register(of, warps * weights.tile_layout(of)))
+        narrow: Register = t.slice(lifted, 1, 0, 8)
+        if self.depth < STEP:
+            narrow = t.slice(narrow, 0, start % STEP, self.depth)
+        return narrow
+
     def weight(self, t: Tracer, ring: Ring, place: Scalar, tile: int) -> Register:
-        """The stored tiles in row `tile` of a step, in float16: load words, view, cast."""
+        """The stored tiles in row `tile` of a step, in float16: load words, view, lift or cast."""
         of = self.problem.b_dtype
         words = t.load_shared(
             ring.words, (place, tile, 0), self.over_columns(weights.words_layout(of))
         )
         codes = t.view(words, of, self.over_columns(weights.tile_layout(of)))
-        values: Register = t.cast(codes, f16)
+        values: Register = t.lift(codes) if self.lifts else t.cast(codes, f16)
         return values
 
     def gather(
@@ -443,14 +489,14 @@ class Kernel:
         column = unit.column * self.plan.block_n
         along_n = (1,) * self.check_n
         if not self.grouped:
-            sums = t.mul(sums, self.from_memory(t, sources.scales, unit))
+            scale = self.factored(t, self.from_memory(t, sources.scales, unit))
+            sums = t.mul(sums, scale)
         t.store_global(
             c, t.cast(sums, f16), (unit.row * self.plan.block_m, column), check=(0, *along_n)
         )
 
-    def from_memory(self, t: Tracer, source: Global | None, unit: Walk) -> Register:
+    def from_memory(self, t: Tracer, source: Global, unit: Walk) -> Register:
         """A number for each column of C, of the only group, in float32."""
-        assert source is not None
         across, column = reduce(self.layout_c(), (0,)), unit.column * self.plan.block_n
         held = t.load_global(source, (0, column), across, check=(1,) * self.check_n)
         numbers: Register = t.cast(held, f32)

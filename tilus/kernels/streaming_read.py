@@ -11,7 +11,7 @@ from tilus.ir import Integer, Pointer, Program, Var, ceil_div
 from tilus.lang import Tracer, trace
 from tilus.layout import local, spatial
 
-THREADS, READS = 512, 4  # threads a block, reads under way a thread
+THREADS, READS = 256, 8  # threads a block, reads under way a thread
 WORDS = THREADS * 4  # that a block takes with one read of each thread
 TILE = spatial(THREADS) * local(4)
 BLOCKS_PER_SM = 4

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tilus.casts import stride
-from tilus.dtypes import DType
+from tilus.casts import fast_cast, offset, stride
+from tilus.dtypes import DType, f16
 from tilus.errors import TilusError
 from tilus.layout import Layout, layout, local, permute_registers, spatial
 
@@ -35,6 +35,15 @@ def tile_layout(dtype: DType) -> Layout:
     """The tile as it is stored: a fast cast of it comes out in `fragment_layout`."""
     d = stride(dtype.bits)
     return permute_registers(fragment_layout(), (ELEMENTS // (2 * d), d, 2), (0, 2, 1))
+
+
+def lifts(dtype: DType) -> bool:
+    """Whether a tile can be lifted: what that adds to an element depends on its row alone."""
+    if fast_cast(dtype, f16, ELEMENTS) is None:
+        return False
+    added = np.array([offset(dtype, word) for word in range(ELEMENTS // 2)])
+    left, right = added.reshape(2, -1)  # the outermost digit of the registers is the half of n
+    return bool((left == right).all())
 
 
 def vector_words(dtype: DType) -> int:

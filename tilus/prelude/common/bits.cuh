@@ -104,28 +104,30 @@ template <int N, int LOW, int HIGH> struct Halves {
 constexpr FUNCTION uint32_t both(uint32_t half) { return half | half << 16; }
 constexpr FUNCTION uint32_t f16_power_of_two(int exponent) { return (uint32_t)(exponent + 15) << 10; }
 
-// Integers to float16 without conversion instructions. Put into the mantissa of 1024 at bit p, a
-// field q makes the number 1024 + q * 2^p; one fused multiply-add takes both constants off again.
-// A sign bit is flipped on the way, which adds 2^(N - 1).
-template <int N, int LOW, int HIGH, bool SIGNED> FUNCTION uint32_t magic_f16(const uint32_t* words) {
-  using H = Halves<N, LOW, HIGH>;
-  constexpr int shift = H::place + N <= 10 ? 0 : N <= 5 ? 11 - N : H::place;
-  constexpr int p = H::place - shift;
-  constexpr uint32_t mask = both(((1u << N) - 1) << p);
-  constexpr uint32_t flip = SIGNED ? both(1u << (N - 1 + p)) : 0;
-  const uint32_t mixed = and_xor(H::word(words) >> shift, mask, both(0x6400) ^ flip);
-  // 1024 / 2^p + 2^(N - 1) as a float16: one leading bit, one further down
-  constexpr uint32_t offset = f16_power_of_two(10 - p) + (SIGNED ? 1u << (N - 1 + p) : 0);
-  if constexpr (p == 0) return sub_f16_pair(mixed, both(offset));
-  else return fma_f16_pair(mixed, both(f16_power_of_two(-p)), both(offset | 0x8000));
+template <class T> struct Integer;
+template <int N> struct Integer<U<N>> { static constexpr uint32_t sign = 0; };
+template <int N> struct Integer<I<N>> { static constexpr uint32_t sign = 1u << (N - 1); };
+
+// Integers to float16 without conversion instructions. A field q at bit p of the mantissa of
+// 2^(10 - p) makes the number 2^(10 - p) + q; a sign bit is flipped on the way, which adds
+// 2^(N - 1). One subtraction takes both off again, exactly.
+template <class T, int LOW, int HIGH, int SHIFT> struct Lifted {
+  using Fields = Halves<T::bits, LOW, HIGH>;
+  static constexpr int p = Fields::place - SHIFT;
+  static constexpr uint32_t magic = f16_power_of_two(10 - p), sign = Integer<T>::sign << p;
+  static constexpr uint32_t offset = both(magic + sign);  // as a float16: one mantissa bit is set
+
+  static FUNCTION uint32_t word(const uint32_t* words) {
+    constexpr uint32_t mask = both(((1u << T::bits) - 1) << p);
+    return and_xor(Fields::word(words) >> SHIFT, mask, both(magic ^ sign));
+  }
+};
+template <class T, int LOW, int HIGH, int SHIFT> FUNCTION uint32_t lift_integers(const uint32_t* words) {
+  return Lifted<T, LOW, HIGH, SHIFT>::word(words);
 }
-
-template <class T> struct IntegersToF16;
-template <int N> struct IntegersToF16<U<N>> { static constexpr bool is_signed = false; };
-template <int N> struct IntegersToF16<I<N>> { static constexpr bool is_signed = true; };
-
-template <class T, int LOW, int HIGH> FUNCTION uint32_t integers_to_f16(const uint32_t* words) {
-  return magic_f16<T::bits, LOW, HIGH, IntegersToF16<T>::is_signed>(words);
+template <class T, int LOW, int HIGH, int SHIFT> FUNCTION uint32_t integers_to_f16(const uint32_t* words) {
+  using L = Lifted<T, LOW, HIGH, SHIFT>;
+  return sub_f16_pair(L::word(words), L::offset);
 }
 
 template <int BY> FUNCTION uint32_t shift_left(uint32_t word) {
@@ -135,21 +137,26 @@ template <int BY> FUNCTION uint32_t shift_left(uint32_t word) {
 
 // A float of E <= 5 exponent bits to float16: exponent and mantissa go where float16 has them, the
 // sign to the top, and a multiplication by a power of two corrects the bias, subnormals included.
-template <class T, int LOW, int HIGH> struct FloatsToF16;
-template <int E, int M, Specials S, int LOW, int HIGH> struct FloatsToF16<F<E, M, S>, LOW, HIGH> {
-  static FUNCTION uint32_t convert(const uint32_t* words) {
-    constexpr int N = 1 + E + M, bias = (1 << (E - 1)) - 1;
-    using H = Halves<N, LOW, HIGH>;
+template <class T, int LOW, int HIGH> struct Placed;
+template <int E, int M, Specials S, int LOW, int HIGH> struct Placed<F<E, M, S>, LOW, HIGH> {
+  static constexpr int bias = (1 << (E - 1)) - 1;
+
+  static FUNCTION uint32_t word(const uint32_t* words) {
+    constexpr int N = 1 + E + M;
+    using Fields = Halves<N, LOW, HIGH>;
     constexpr uint32_t size = both(((1u << (E + M)) - 1) << (10 - M));
-    const uint32_t word = H::word(words);
-    const uint32_t sign = shift_left<16 - N - H::place>(word) & both(0x8000);
-    const uint32_t moved = and_xor(shift_left<10 - M - H::place>(word), size, sign);
-    if constexpr (bias == 15) return moved;
-    else return mul_f16_pair(moved, both(f16_power_of_two(15 - bias)));
+    const uint32_t word = Fields::word(words);
+    const uint32_t sign = shift_left<16 - N - Fields::place>(word) & both(0x8000);
+    return and_xor(shift_left<10 - M - Fields::place>(word), size, sign);
   }
 };
+template <class T, int LOW, int HIGH> FUNCTION uint32_t lift_floats(const uint32_t* words) {
+  return Placed<T, LOW, HIGH>::word(words);
+}
 template <class T, int LOW, int HIGH> FUNCTION uint32_t floats_to_f16(const uint32_t* words) {
-  return FloatsToF16<T, LOW, HIGH>::convert(words);
+  using P = Placed<T, LOW, HIGH>;
+  if constexpr (P::bias == 15) return P::word(words);
+  else return mul_f16_pair(P::word(words), both(f16_power_of_two(15 - P::bias)));
 }
 
 FUNCTION uint32_t join(const uint32_t* words, int low, int high) {

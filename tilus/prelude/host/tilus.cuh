@@ -128,10 +128,6 @@ template <int N> inline uint32_t round_to_signed(float value) {
 inline uint32_t add_f16_pair(uint32_t a, uint32_t b) F16_PAIR(add, x + y)
 inline uint32_t sub_f16_pair(uint32_t a, uint32_t b) F16_PAIR(sub, x - y)
 inline uint32_t mul_f16_pair(uint32_t a, uint32_t b) F16_PAIR(mul, x * y)
-// a double holds the product and, for the operands of a cast, the sum exactly: one rounding
-inline uint32_t fma_f16_pair(uint32_t a, uint32_t b, uint32_t c)
-    F16_PAIR(fma, (float)((double)x * y + f16_to_f32((uint16_t)(c >> half))))
-
 #include "bits.cuh"
 
 template <int BYTES, int SHIFT> inline void load(uint32_t* words, const char* from, bool inside) {
