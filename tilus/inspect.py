@@ -1,9 +1,9 @@
 """Look inside.
 
-python -m tilus.inspect isa [NAME]                 the manual, or one page of it
-python -m tilus.inspect layout 'EXPRESSION'        who holds what, e.g. 'spatial(8, 4) * local(1, 2)'
-python -m tilus.inspect dtypes                     every number format
-python -m tilus.inspect kernel NAME [KEY=VALUE..]  a library kernel: its program, CUDA text, resources
+python -m tilus.inspect isa [NAME]               the manual, or one page of it
+python -m tilus.inspect layout EXPRESSION        who holds what: 'spatial(8, 4) * local(1, 2)'
+python -m tilus.inspect dtypes                   every number format
+python -m tilus.inspect kernel NAME [KEY=VALUE]  a library kernel: program, text, resources
 """
 
 import ast
