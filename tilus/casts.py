@@ -27,19 +27,27 @@ def stride(bits: int) -> int:
 class FastCast:
     """Two elements at once, by `function`<kind, template arguments...>(words).
 
-    `lift` does all but the last step of it, which takes an offset off or multiplies by `factor`.
+    `lift`, where there is one, does all but the last step of it, which takes an offset off or
+    multiplies by a power of two.
     """
 
     accepts: Callable[[DType], bool]
     target: DType
     function: str
-    lift: str
-    factor: Callable[[DType], float]
-    arguments: Callable[[DType, int], tuple[int, ...]]  # for a word of the result
+    arguments: Callable[[DType, DType, int], tuple[int, ...]]  # source, target, word of the result
+    lift: str = ""
 
 
 def is_small_integer(t: DType) -> bool:
     return t.kind in ("uint", "int") and t.bits <= 8
+
+
+def is_integer_below_byte(t: DType) -> bool:
+    return is_small_integer(t) and t.bits < 8
+
+
+def is_small_float(t: DType) -> bool:
+    return t.kind == "float" and t.bits <= 8
 
 
 def fits_in_f16(t: DType) -> bool:
@@ -47,7 +55,7 @@ def fits_in_f16(t: DType) -> bool:
 
     With 5 exponent bits the largest exponent must mean infinity or NaN in the source as well.
     """
-    if t.kind != "float" or t.bits > 8 or t.specials == "fn":
+    if not is_small_float(t):
         return False
     return t.exponent < 5 or (t.exponent == 5 and (t.specials == "ieee" or t.mantissa == 0))
 
@@ -65,37 +73,28 @@ def place(source: DType, word: int) -> int:
     return low % 16 if low % 16 + source.bits <= 16 else 0
 
 
-def shift(source: DType, word: int) -> int:
-    """How far they are moved down, into the 10 bits of a float16's mantissa: by 8, if that does."""
+def shift(source: DType, target: DType, word: int) -> int:
+    """How far they are moved down to lie in the target's mantissa: by 8, if that does."""
     at = place(source, word)
-    return at // 8 * 8 if at % 8 + source.bits <= 10 else at
+    return at // 8 * 8 if at % 8 + source.bits <= target.mantissa else at
 
 
-def offset(source: DType, word: int) -> float:
-    """What a lifted integer is too large by: an element at bit p of the mantissa of 2^(10 - p)."""
-    if source.kind == "float":
-        return 0.0
-    p = place(source, word) - shift(source, word)
-    return 2.0 ** (10 - p) + (2.0 ** (source.bits - 1) if source.kind == "int" else 0.0)
+def pair(source: DType, target: DType, word: int) -> tuple[int, ...]:
+    return pair_bits(source, word)
 
 
-def shifted_pair(source: DType, word: int) -> tuple[int, ...]:
-    return (*pair_bits(source, word), shift(source, word))
+def shifted_pair(source: DType, target: DType, word: int) -> tuple[int, ...]:
+    return (*pair_bits(source, word), shift(source, target, word))
 
 
-def no_factor(source: DType) -> float:
-    return 1.0
-
-
-def bias_factor(source: DType) -> float:
-    """From the exponent bias of float16 to that of `source`."""
-    return 2.0 ** (f16.bias - source.bias)
-
-
-FAST = [
-    FastCast(is_small_integer, f16, "integers_to_f16", "lift_integers", no_factor, shifted_pair),
-    FastCast(fits_in_f16, f16, "floats_to_f16", "lift_floats", bias_factor, pair_bits),
-]
+FAST = (
+    FastCast(is_small_integer, f16, "integers_to_f16", shifted_pair, "lift_integers"),
+    FastCast(fits_in_f16, f16, "floats_to_f16", pair, "lift_floats"),
+    FastCast(is_small_float, f16, "floats_through_bf16", pair),
+    FastCast(is_integer_below_byte, bf16, "integers_to_bf16", shifted_pair),
+    FastCast(is_small_integer, bf16, "bytes_to_bf16", pair),
+    FastCast(is_small_float, bf16, "floats_to_bf16", pair),
+)  # the first that accepts is taken
 
 PACKING = {f16: "f32_to_f16_pair", bf16: "f32_to_bf16_pair"}  # two float32 registers to one word
 
@@ -112,11 +111,17 @@ def fast_cast(source: DType, target: DType, registers: int) -> FastCast | None:
     return fast_row(source, target)
 
 
+def lift_offset(source: DType, word: int) -> float:
+    """What a lifted integer is too large by: an element at bit p of the mantissa of 2^(10 - p)."""
+    if source.kind == "float":
+        return 0.0
+    p = place(source, word) - shift(source, f16, word)
+    return 2.0 ** (f16.mantissa - p) + (2.0 ** (source.bits - 1) if source.kind == "int" else 0.0)
+
+
 def lift_factor(source: DType) -> float:
-    """What lifted numbers are multiplied by to give those of `source`."""
-    row = fast_row(source, f16)
-    assert row is not None, f"{source} has no fast cast"
-    return row.factor(source)
+    """What lifted numbers are multiplied by: from float16's exponent bias to that of a float."""
+    return 2.0 ** (f16.bias - source.bias) if source.kind == "float" else 1.0
 
 
 def packing(source: DType, target: DType, registers: int) -> str | None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tilus.casts import FastCast, cast_layout, fast_cast, lift_factor, offset, packing
+from tilus.casts import FastCast, cast_layout, fast_cast, lift_factor, lift_offset, packing
 from tilus.dtypes import ALL, DType, bf16, f16, f32, floating, i32, sint, u8, u32, uint
 from tilus.errors import TilusError
 from tilus.ir import Register
@@ -187,7 +187,7 @@ class Cast(Inst):
         return [
             *(cls(Register("r0", t, tile), f16) for t in small),
             *(cls(Register("r0", t, few), f32) for t in small),
-            *(cls(Register("r0", t, few), bf16) for t in small),
+            *(cls(Register("r0", t, tile), bf16) for t in small),
             *(cls(Register("r0", t, odd), f16) for t in (uint(3), sint(8), floating(3, 2))),
             cls(Register("r0", f32, ATOM), f16), cls(Register("r0", f32, spatial(8, 4)), f16),
             cls(Register("r0", f16, ATOM), f32), cls(Register("r0", f32, ATOM), bf16),
@@ -210,10 +210,11 @@ class Lift(Inst):
 
     def result(self) -> Register:
         registers = self.src.layout.registers
-        if fast_cast(self.src.dtype, f16, registers) is None:
+        row = fast_cast(self.src.dtype, f16, registers)
+        if row is None or not row.lift:
             raise TilusError(
-                f"lift: there is no fast cast of {registers} elements of {self.src.dtype} a thread"
-                " to float16: cast them"
+                f"lift: {registers} elements of {self.src.dtype} a thread cannot be lifted to"
+                " float16: cast them"
             )
         return Register("", f16, cast_layout(self.src.dtype, f16, self.src.layout))
 
@@ -222,7 +223,7 @@ class Lift(Inst):
         if of.kind == "float":
             return f16.carry(of.values(src) / lift_factor(of))
         offsets = np.empty(layout.shape)
-        offsets[every(layout)] = [offset(of, r // 2) for r in range(layout.registers)]
+        offsets[every(layout)] = [lift_offset(of, r // 2) for r in range(layout.registers)]
         return f16.carry(of.values(src) + offsets)
 
     def cuda(self, cu: Writer, out: Register) -> None:
@@ -233,14 +234,14 @@ class Lift(Inst):
     @classmethod
     def samples(cls) -> list[Inst]:
         tile = local(1, 4) * spatial(8, 4) * local(8, 1)
-        fast = [t for t in ALL if t.bits <= 8 and fast_cast(t, f16, 32)]
-        return [cls(Register("r0", t, tile)) for t in fast]
+        rows = {t: fast_cast(t, f16, tile.registers) for t in ALL if t.bits <= 8}
+        return [cls(Register("r0", t, tile)) for t, row in rows.items() if row and row.lift]
 
 
 def write_pairs(cu: Writer, src: Register, out: Register, row: FastCast, function: str) -> None:
     """Code that makes each word of `out`, two elements, by a function of a fast cast."""
     for w in range(out.layout.registers // 2):
-        arguments = ", ".join(map(str, row.arguments(src.dtype, w)))
+        arguments = ", ".join(map(str, row.arguments(src.dtype, out.dtype, w)))
         call = f"{function}<{kind(src.dtype)}, {arguments}>({cu.words(src)})"
         cu.line(f"{cu.words(out)}[{w}] = {call};")
 

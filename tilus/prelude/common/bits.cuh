@@ -103,6 +103,7 @@ template <int N, int LOW, int HIGH> struct Halves {
 
 constexpr FUNCTION uint32_t both(uint32_t half) { return half | half << 16; }
 constexpr FUNCTION uint32_t f16_power_of_two(int exponent) { return (uint32_t)(exponent + 15) << 10; }
+constexpr FUNCTION uint32_t bf16_power_of_two(int exponent) { return (uint32_t)(exponent + 127) << 7; }
 
 template <class T> struct Integer;
 template <int N> struct Integer<U<N>> { static constexpr uint32_t sign = 0; };
@@ -135,28 +136,69 @@ template <int BY> FUNCTION uint32_t shift_left(uint32_t word) {
   else return word >> -BY;
 }
 
-// A float of E <= 5 exponent bits to float16: exponent and mantissa go where float16 has them, the
-// sign to the top, and a multiplication by a power of two corrects the bias, subnormals included.
-template <class T, int LOW, int HIGH> struct Placed;
-template <int E, int M, Specials S, int LOW, int HIGH> struct Placed<F<E, M, S>, LOW, HIGH> {
+// Two floats of E exponent and M mantissa bits at their places in a 16-bit float of MANTISSA
+// mantissa bits, the sign at the top; the exponent's bias is still that of the source. Codes that
+// mean infinity or NaN get an exponent of all ones: adding the smallest step (FN) or the smallest
+// exponent (IEEE) carries out of those codes alone, into a bit that is then spread to the top.
+template <class T, int MANTISSA, int LOW, int HIGH> struct Placed;
+template <int E, int M, Specials S, int MANTISSA, int LOW, int HIGH>
+struct Placed<F<E, M, S>, MANTISSA, LOW, HIGH> {
   static constexpr int bias = (1 << (E - 1)) - 1;
+  static constexpr bool has_specials = S != NONE && MANTISSA + E < 15;
 
   static FUNCTION uint32_t word(const uint32_t* words) {
     constexpr int N = 1 + E + M;
     using Fields = Halves<N, LOW, HIGH>;
-    constexpr uint32_t size = both(((1u << (E + M)) - 1) << (10 - M));
+    constexpr uint32_t size = both(((1u << (E + M)) - 1) << (MANTISSA - M));
     const uint32_t word = Fields::word(words);
     const uint32_t sign = shift_left<16 - N - Fields::place>(word) & both(0x8000);
-    return and_xor(shift_left<10 - M - Fields::place>(word), size, sign);
+    const uint32_t moved = shift_left<MANTISSA - M - Fields::place>(word);
+    if constexpr (!has_specials) return and_xor(moved, size, sign);
+    const uint32_t magnitude = moved & size;
+    constexpr uint32_t step = both(1u << (S == FN ? MANTISSA - M : MANTISSA));
+    const uint32_t carried = (magnitude + step) & both(1u << (MANTISSA + E));
+    return magnitude | sign | ((carried << (15 - MANTISSA - E)) - carried);
   }
 };
 template <class T, int LOW, int HIGH> FUNCTION uint32_t lift_floats(const uint32_t* words) {
-  return Placed<T, LOW, HIGH>::word(words);
+  return Placed<T, 10, LOW, HIGH>::word(words);
 }
+
+// A multiplication by a power of two corrects the bias, subnormals included.
 template <class T, int LOW, int HIGH> FUNCTION uint32_t floats_to_f16(const uint32_t* words) {
-  using P = Placed<T, LOW, HIGH>;
+  using P = Placed<T, 10, LOW, HIGH>;
   if constexpr (P::bias == 15) return P::word(words);
   else return mul_f16_pair(P::word(words), both(f16_power_of_two(15 - P::bias)));
+}
+template <class T, int LOW, int HIGH> FUNCTION uint32_t floats_to_bf16(const uint32_t* words) {
+  using P = Placed<T, 7, LOW, HIGH>;
+  const uint32_t minus_zero = both(0x8000);  // x + -0 is x, signed zeros included
+  return fma_bf16_pair(P::word(words), both(bf16_power_of_two(127 - P::bias)), minus_zero);
+}
+// Formats with a wider range than float16: exact in bfloat16, then rounded, to infinity beyond.
+template <class T, int LOW, int HIGH> FUNCTION uint32_t floats_through_bf16(const uint32_t* words) {
+  const uint32_t pair = floats_to_bf16<T, LOW, HIGH>(words);
+  return f16_pair(as_float(pair << 16), as_float(pair & 0xFFFF0000u));
+}
+
+// Integers of up to 7 bits to bfloat16, as to float16; the subtraction is a fused multiply-add.
+template <class T, int LOW, int HIGH, int SHIFT> FUNCTION uint32_t integers_to_bf16(const uint32_t* words) {
+  using Fields = Halves<T::bits, LOW, HIGH>;
+  constexpr int p = Fields::place - SHIFT;
+  constexpr uint32_t magic = bf16_power_of_two(7 - p), sign = Integer<T>::sign << p;
+  constexpr uint32_t mask = both(((1u << T::bits) - 1) << p);
+  const uint32_t mixed = and_xor(Fields::word(words) >> SHIFT, mask, both(magic ^ sign));
+  return fma_bf16_pair(mixed, both(bf16_power_of_two(0)), both((magic + sign) | 0x8000));
+}
+// Bytes do not fit into the 7 bits of the mantissa, but into that of float32, whose upper half the
+// exact result is.
+template <class T> FUNCTION uint32_t byte_to_f32(uint32_t byte) {
+  constexpr uint32_t sign = Integer<T>::sign;
+  return as_bits(as_float(byte ^ (0x4B000000u ^ sign)) - (8388608.0f + (float)sign));
+}
+template <class T, int LOW, int HIGH> FUNCTION uint32_t bytes_to_bf16(const uint32_t* words) {
+  const uint32_t low = byte_to_f32<T>(get_bits<LOW, 8>(words));
+  return permute_bytes(low, byte_to_f32<T>(get_bits<HIGH, 8>(words)), 0x7632);
 }
 
 FUNCTION uint32_t join(const uint32_t* words, int low, int high) {

@@ -128,6 +128,16 @@ template <int N> inline uint32_t round_to_signed(float value) {
 inline uint32_t add_f16_pair(uint32_t a, uint32_t b) F16_PAIR(add, x + y)
 inline uint32_t sub_f16_pair(uint32_t a, uint32_t b) F16_PAIR(sub, x - y)
 inline uint32_t mul_f16_pair(uint32_t a, uint32_t b) F16_PAIR(mul, x * y)
+// a double holds the product and, for the operands of a cast, the sum exactly: one rounding
+inline uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d = 0;
+  for (int half = 0; half < 32; half += 16) {
+    const double x = as_float(a >> half << 16), y = as_float(b >> half << 16);
+    d |= f32_to_bf16((float)(x * y + as_float(c >> half << 16))) << half;
+  }
+  return d;
+}
+
 #include "bits.cuh"
 
 template <int BYTES, int SHIFT> inline void load(uint32_t* words, const char* from, bool inside) {
