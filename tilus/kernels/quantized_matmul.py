@@ -1,18 +1,17 @@
 """C[m, n] = sum over k of A[m, k] * (Q[k, n] - Z[k/g, n]) * S[k/g, n], for Q of 1 to 8 bits.
 
-Products and sums are float32, each result is rounded once, to float16. The work is cut into units,
-one `block_k` deep step of one `block_m` x `block_n` tile of C. Block b of B takes an equal run of
-consecutive units, so all blocks end together whatever m, n and k are; where a run ends inside a
-tile, the blocks that share the tile leave their sums in the workspace and the last to arrive adds
-them up in order. The result is therefore the same in every launch.
+Products and sums are float32, each result is rounded once, to A's type (float16 or bfloat16). The
+work is cut into units, one `block_k` deep step of one `block_m` x `block_n` tile of C. Block b of B
+takes an equal run of consecutive units, so all blocks end together whatever m, n and k are; where a
+run ends inside a tile, the blocks that share the tile leave their sums in the workspace and the
+last to arrive adds them up in order. The result is therefore the same in every launch.
 
 The weight is read in its one stored format (`tilus.kernels.weights`), through a ring of `stages`
 asynchronous copies; each warp views its words as elements, casts them in registers, and multiplies.
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
@@ -20,8 +19,7 @@ import numpy as np
 
 from tilus.casts import lift_factor
 from tilus.compiler import run_on_host
-from tilus.dtypes import DType, dtype, f16, f32, i32, u32
-from tilus.errors import TilusError
+from tilus.dtypes import dtype, f16, f32, i32, u32
 from tilus.ir import (
     Global,
     Integer,
@@ -38,40 +36,25 @@ from tilus.ir import (
 )
 from tilus.isa.matmul import M16N8K16
 from tilus.kernels import weights
+from tilus.kernels.problem import (
+    Case,
+    Problem,
+    checked_problem,
+    problem_of,
+    random_case,
+    relative_error,
+)
+from tilus.kernels.schedule import Schedule, checked_schedule, schedule_of, schedules
 from tilus.lang import Tracer, trace
 from tilus.layout import Layout, local, reduce, replicate, spatial
 
+__all__ = [
+    "Case", "Check", "Launch", "Problem", "Schedule", "check", "checked_problem", "host_arguments",
+    "launch", "pack", "problem_of", "program", "random_case", "relative_error", "result",
+    "schedule_of", "schedules", "weights",
+]  # fmt: skip
 ATOM_A, ATOM_B, ATOM_C = M16N8K16
 STEP = weights.TILE_K  # how deep a stored tile is
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How the work is laid out; any schedule computes the same function.
-
-    A block of `warps_m` x `warps_n` warps makes tiles of `block_m` x `block_n`, `block_k` deep at a
-    time, with `stages` - 1 steps of copies in flight; `blocks_per_sm` blocks share a
-    multiprocessor.
-    """
-
-    block_m: int = 16
-    block_n: int = 128
-    block_k: int = 128
-    warps_m: int = 1
-    warps_n: int = 4
-    stages: int = 4
-    blocks_per_sm: int = 2
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is computed: types, groups, and promises about run-time sizes."""
-
-    b_dtype: DType
-    group_size: int  # along k; -1 for one group
-    zeros: bool
-    k_multiple: int  # divides every k that the kernel is called with
-    n_multiple: int  # likewise n
 
 
 @dataclass(frozen=True)
@@ -105,8 +88,8 @@ def program(
 ) -> Program:
     """The kernel for a problem, laid out by `schedule` (fields of `Schedule`).
 
-    Arguments: a [m, k], words (`pack`), scales [k/g, n], zeros [k/g, n] if there are any, c [m, n],
-    workspace, counters, m, n, k, blocks; `arguments` puts them in order.
+    Arguments: a [m, k], words (`pack`), scales [k/g, n], zeros [k/g, n] if there are any, c [m, n]
+    (these but the words in `a_dtype`), workspace, counters, m, n, k, blocks.
     """
     problem = checked_problem(b_dtype, group_size, zeros, a_dtype, k_multiple, n_multiple)
     plan = checked_schedule(schedule)
@@ -119,41 +102,6 @@ def program(
         threads=plan.warps_m * plan.warps_n * 32,
         blocks_per_sm=plan.blocks_per_sm,
     )
-
-
-def checked_problem(
-    b_dtype: str, group_size: int, zeros: bool, a_dtype: str, k_multiple: int, n_multiple: int
-) -> Problem:
-    """The problem, or a sentence why there is no kernel for it."""
-    weight = dtype(b_dtype)
-    if dtype(a_dtype) != f16:
-        raise TilusError(f"quantized_matmul takes activations in float16, not {a_dtype}: cast them")
-    if weight.bits > 8:
-        raise TilusError(f"quantized_matmul takes weights of 1 to 8 bits, not {weight}")
-    if group_size != -1 and (group_size < 16 or group_size % 16):
-        raise TilusError(
-            f"group size {group_size}: the kernel takes -1 (one group) and multiples of 16"
-        )
-    if group_size != -1 and k_multiple % 16:
-        raise TilusError(f"groups of {group_size} divide k, so k_multiple cannot be {k_multiple}")
-    if zeros and weight.kind == "float":
-        raise TilusError(f"zero points are for integers, not for {weight}: leave them out")
-    return Problem(weight, group_size, zeros, k_multiple, n_multiple)
-
-
-def checked_schedule(schedule: dict[str, int]) -> Schedule:
-    """The schedule, or a sentence what does not fit."""
-    try:
-        plan = Schedule(**schedule)
-    except TypeError as unknown:
-        raise TilusError(f"schedule {schedule}: there is {asdict(Schedule())}") from unknown
-    if plan.block_m % (16 * plan.warps_m) or plan.block_n % (16 * plan.warps_n):
-        raise TilusError(f"{plan}: each warp makes whole 16 x 16 parts of the tile")
-    if plan.block_k % STEP or plan.block_k & (plan.block_k - 1) or plan.stages < 2:
-        raise TilusError(
-            f"{plan}: block_k is a power of two from {STEP}, and there are 2 stages up"
-        )
-    return plan
 
 
 @dataclass(frozen=True)
@@ -223,16 +171,19 @@ class Kernel:
         self.depth = min(self.fold, STEP)  # how deep the slices are that `dot` takes
         floating = problem.b_dtype.kind == "float"
         # offsets are up to 1024 times the weights: sums over all of k would lose their last bits
-        self.lifts = weights.lifts(problem.b_dtype) and (self.grouped or floating)
+        self.lifts = (
+            problem.a_dtype == f16 and weights.lifts(problem.b_dtype) and (self.grouped or floating)
+        )
         self.offsets = self.lifts and not floating
         self.check_k = problem.k_multiple % plan.block_k != 0
         self.check_n = problem.n_multiple % plan.block_n != 0
 
     def parameters(self) -> list[Pointer | Integer]:
-        zeros = [Pointer("zeros", f16)] if self.problem.zeros else []
+        of = self.problem.a_dtype
+        zeros = [Pointer("zeros", of)] if self.problem.zeros else []
         return [
-            Pointer("a", f16), Pointer("words", u32), Pointer("scales", f16), *zeros,
-            Pointer("c", f16), Pointer("workspace", f32), Pointer("counters", i32),
+            Pointer("a", of), Pointer("words", u32), Pointer("scales", of), *zeros,
+            Pointer("c", of), Pointer("workspace", f32), Pointer("counters", i32),
             Integer("m"), Integer("n", self.problem.n_multiple),
             Integer("k", self.problem.k_multiple), Integer("blocks"),
         ]  # fmt: skip
@@ -275,7 +226,7 @@ class Kernel:
         p = {q.name: v for q, v in zip(self.parameters(), parameters, strict=True)}
         plan, m, n, k = self.plan, p["m"], p["n"], p["k"]
         sources = self.name_sources(t, p)
-        c = t.view_global(p["c"], f16, (m, n), (n, 1))
+        c = t.view_global(p["c"], self.problem.a_dtype, (m, n), (n, 1))
         ring = self.allocate_ring(t)
         steps = t.let(ceil_div(k, plan.block_k))
         rows = t.let(ceil_div(m, plan.block_m))
@@ -309,26 +260,26 @@ class Kernel:
             done.advance(t)
 
     def name_sources(self, t: Tracer, p: dict[str, Var]) -> Sources:
-        m, n, k = p["m"], p["n"], p["k"]
+        m, n, k, of = p["m"], p["n"], p["k"], self.problem.a_dtype
         columns = t.let(ceil_div(n, weights.TILE_N) * weights.tile_words(self.problem.b_dtype))
         groups = t.let(k // self.problem.group_size) if self.grouped else 1
         return Sources(
-            t.view_global(p["a"], f16, (m, k), (k, 1)),
+            t.view_global(p["a"], of, (m, k), (k, 1)),
             t.view_global(p["words"], u32, (ceil_div(k, STEP), columns), (columns, 1)),
-            t.view_global(p["scales"], f16, (groups, n), (n, 1)),
-            t.view_global(p["zeros"], f16, (groups, n), (n, 1)) if self.problem.zeros else None,
+            t.view_global(p["scales"], of, (groups, n), (n, 1)),
+            t.view_global(p["zeros"], of, (groups, n), (n, 1)) if self.problem.zeros else None,
         )
 
     def allocate_ring(self, t: Tracer) -> Ring:
-        plan = self.plan
+        plan, of = self.plan, self.problem.a_dtype
         swizzle = Swizzle(3, plan.block_k.bit_length() - 1, 3)  # 16-byte columns xor row modulo 8
         words = plan.block_n // weights.TILE_N * weights.tile_words(self.problem.b_dtype)
         per_group = (plan.stages, plan.block_k // self.fold, plan.block_n)
         return Ring(
-            t.allocate_shared(f16, (plan.stages, plan.block_m, plan.block_k), swizzle),
+            t.allocate_shared(of, (plan.stages, plan.block_m, plan.block_k), swizzle),
             t.allocate_shared(u32, (plan.stages, plan.block_k // STEP, words)),
-            t.allocate_shared(f16, per_group) if self.grouped else None,
-            t.allocate_shared(f16, per_group) if self.grouped and self.problem.zeros else None,
+            t.allocate_shared(of, per_group) if self.grouped else None,
+            t.allocate_shared(of, per_group) if self.grouped and self.problem.zeros else None,
         )
 
     def copy(self, t: Tracer, sources: Sources, ring: Ring, unit: Walk) -> None:
@@ -431,7 +382,7 @@ class Kernel:
             if sums.offsets is not None:
                 t.assign(sums.offsets, t.dot(a, self.offset_tile(t, start), sums.offsets))
             if sums.rows is not None:
-                ones = t.allocate_register(f16, self.in_every_warp(self.depth), 1)
+                ones = t.allocate_register(a.dtype, self.in_every_warp(self.depth), 1)
                 t.assign(sums.rows, t.dot(a, ones, sums.rows))
 
     def offset_tile(self, t: Tracer, start: int) -> Register:
@@ -445,13 +396,13 @@ class Kernel:
         return narrow
 
     def weight(self, t: Tracer, ring: Ring, place: Scalar, tile: int) -> Register:
-        """The stored tiles in row `tile` of a step, in float16: load words, view, lift or cast."""
+        """The stored tiles in row `tile` of a step, as A's type: load words, view, lift or cast."""
         of = self.problem.b_dtype
         words = t.load_shared(
             ring.words, (place, tile, 0), self.over_columns(weights.words_layout(of))
         )
         codes = t.view(words, of, self.over_columns(weights.tile_layout(of)))
-        values: Register = t.lift(codes) if self.lifts else t.cast(codes, f16)
+        values: Register = t.lift(codes) if self.lifts else t.cast(codes, self.problem.a_dtype)
         return values
 
     def gather(
@@ -492,7 +443,7 @@ class Kernel:
             scale = self.factored(t, self.from_memory(t, sources.scales, unit))
             sums = t.mul(sums, scale)
         t.store_global(
-            c, t.cast(sums, f16), (unit.row * self.plan.block_m, column), check=(0, *along_n)
+            c, t.cast(sums, c.dtype), (unit.row * self.plan.block_m, column), check=(0, *along_n)
         )
 
     def from_memory(self, t: Tracer, source: Global, unit: Walk) -> Register:
@@ -517,49 +468,6 @@ def launch(parameters: dict[str, Any], m: int, n: int, k: int, multiprocessors: 
     return Launch((blocks, 1, 1), 2 * blocks * plan.block_m * plan.block_n * 4, tiles)
 
 
-def schedule_of(parameters: dict[str, Any]) -> Schedule:
-    """The schedule among the parameters of `program`."""
-    names = asdict(Schedule())
-    return checked_schedule({name: v for name, v in parameters.items() if name in names})
-
-
-def schedules(b_dtype: str, group_size: int, m: int) -> list[dict[str, int]]:
-    """The schedules worth trying for `m` rows, as parameters of `program`, best guess first."""
-    return [asdict(plan) for plan in schedule_space(dtype(b_dtype), group_size, m)]
-
-
-# (block_n, block_k, warps_n, stages, blocks_per_sm): what was among the fastest somewhere when the
-# whole space was measured on an H200 for 1, 2, 4, 6 and 8 bits
-FLAT = (
-    (256, 128, 4, 3, 2), (128, 128, 2, 3, 4), (128, 256, 4, 3, 2), (128, 128, 4, 3, 2),
-    (256, 256, 4, 4, 2), (128, 256, 4, 6, 2), (256, 256, 8, 3, 1), (128, 128, 4, 4, 2),
-    (256, 64, 4, 3, 2), (256, 256, 4, 3, 2),
-)  # fmt: skip
-# not measured yet: as many sums a thread as registers allow
-TALL = ((128, 64, 4, 4, 1), (128, 128, 8, 3, 1), (256, 64, 8, 3, 1), (64, 64, 4, 4, 2))
-
-
-def schedule_space(b_dtype: DType, group_size: int, m: int) -> Iterator[Schedule]:
-    """Tiles as tall as m asks for, and of the rows above those whose ring fits."""
-    block_m = next((size for size in (16, 32, 64) if m <= size), 128)
-    for block_n, block_k, warps_n, stages, blocks_per_sm in FLAT if block_m == 16 else TALL:
-        plan = Schedule(block_m, block_n, block_k, 1, warps_n, stages, blocks_per_sm)
-        if stages <= most_stages(plan, b_dtype, group_size):
-            yield plan
-
-
-SHARED_BYTES = 227 << 10  # that the blocks of one multiprocessor share on sm_90
-RESERVED_BYTES = 2 << 10  # a block's own: what the system takes, mailboxes
-
-
-def most_stages(plan: Schedule, b_dtype: DType, group_size: int) -> int:
-    """How many steps of copies fit into a block's part of the shared memory."""
-    groups = plan.block_k // gcd(group_size, plan.block_k) if group_size != -1 else 1
-    a, weight = plan.block_m * plan.block_k * 2, plan.block_k * plan.block_n * b_dtype.bits // 8
-    stage = a + weight + 2 * groups * plan.block_n * 2
-    return (SHARED_BYTES // plan.blocks_per_sm - RESERVED_BYTES) // stage
-
-
 def check(parameters: dict[str, Any], seed: int) -> Check:
     """Run the kernel's text on this machine's processor on a small problem, against float64.
 
@@ -578,15 +486,8 @@ def check(parameters: dict[str, Any], seed: int) -> Check:
     blocks = min(3, steps)
     arguments = host_arguments(case, problem, plan, blocks)
     run_on_host(made, arguments)
-    error = relative_error(arguments["c"].reshape(m, n), case.reference(problem))
+    error = relative_error(result(arguments, problem, m, n), case.reference(problem))
     return Check(error, m, n, k, time.perf_counter() - start)
-
-
-def problem_of(parameters: dict[str, Any]) -> Problem:
-    """The problem among the parameters of `program`."""
-    own = {"b_dtype": "uint4", "group_size": 128, "zeros": False, "a_dtype": "float16",
-           "k_multiple": 64, "n_multiple": 64}  # fmt: skip
-    return checked_problem(**{name: parameters.get(name, v) for name, v in own.items()})
 
 
 def least_multiple(a: int, b: int, floor: int) -> int:
@@ -595,47 +496,10 @@ def least_multiple(a: int, b: int, floor: int) -> int:
     return -(-max(floor, 1) // both) * both
 
 
-def relative_error(out: np.ndarray, reference: np.ndarray) -> float:
-    """norm(out - reference) / norm(reference), in float64; NaN anywhere gives NaN."""
-    wide = out.astype(np.float64)
-    return float(np.linalg.norm(wide - reference) / np.linalg.norm(reference))
-
-
-@dataclass(frozen=True)
-class Case:
-    """Random operands: a [m, k], codes [k, n], scales and zeros [k/g, n]."""
-
-    a: np.ndarray
-    codes: np.ndarray
-    scales: np.ndarray
-    zeros: np.ndarray
-
-    def reference(self, problem: Problem) -> np.ndarray:
-        """The result in float64."""
-        k = self.codes.shape[0]
-        group = np.arange(k) // (problem.group_size if problem.group_size != -1 else k)
-        values = problem.b_dtype.decode(self.codes)
-        if problem.zeros:
-            values = values - self.zeros.astype(np.float64)[group]
-        weight = values * self.scales.astype(np.float64)[group]
-        product: np.ndarray = self.a.astype(np.float64) @ weight
-        return product
-
-
-def random_case(problem: Problem, m: int, n: int, k: int, rng: np.random.Generator) -> Case:
-    """Operands: all codes alike that are finite in float16; zeros that are not only integers."""
-    everything = np.arange(1 << problem.b_dtype.bits, dtype=np.uint8)
-    numbers = problem.b_dtype.decode(everything)
-    finite = everything[np.abs(numbers) <= f16.max]
-    groups = k // problem.group_size if problem.group_size != -1 else 1
-    span = np.ptp(numbers[finite])
-    zeros = numbers[finite].min() + span * rng.random((groups, n))
-    return Case(
-        rng.standard_normal((m, k)).astype(np.float16),
-        rng.choice(finite, (k, n)),
-        ((rng.random((groups, n)) + 0.5) / span).astype(np.float16),
-        zeros.clip(f16.min, f16.max).astype(np.float16),
-    )
+def result(arguments: dict[str, Any], problem: Problem, m: int, n: int) -> np.ndarray:
+    """C [m, n] after a launch, as numbers."""
+    numbers: np.ndarray = problem.a_dtype.values(arguments["c"]).reshape(m, n)
+    return numbers
 
 
 def host_arguments(case: Case, problem: Problem, plan: Schedule, blocks: int) -> dict[str, Any]:
@@ -647,7 +511,7 @@ def host_arguments(case: Case, problem: Problem, plan: Schedule, blocks: int) ->
         "words": weights.pack(case.codes, problem.b_dtype).ravel().view(np.uint32),
         "scales": case.scales.ravel(),
         **({"zeros": case.zeros.ravel()} if problem.zeros else {}),
-        "c": np.full(m * n, np.nan, np.float16),
+        "c": problem.a_dtype.carry(np.full(m * n, np.nan)),
         "workspace": np.full(2 * blocks * plan.block_m * plan.block_n, np.nan, np.float32),
         "counters": np.zeros(tiles, np.int32),
         "m": m, "n": n, "k": k, "blocks": blocks,
