@@ -18,6 +18,7 @@ from rq.job import JobStatus
 import tilus
 from services.executors.base import Executor, ExecutorError
 from services.experiments import BASELINE, FIGURES
+from services.figures import refusal
 from services.messages import (
     Cell,
     Drawing,
@@ -99,8 +100,9 @@ class Work(NamedTuple):
 
 def selected(request: RunRequest | Drawing) -> tuple[Cell, ...]:
     """The cells that a request asks for, always with the baseline; BadRequest if there are none."""
-    if request.figure not in FIGURES:
-        raise BadRequest(f"there is no figure {request.figure} yet: choose {_listed(FIGURES)}")
+    why = refusal(request.figure)
+    if why is not None:
+        raise BadRequest(why)
     cells = FIGURES[request.figure].cells
     known = {cell.executor for cell in cells}
     executors = known if request.executors is None else set(request.executors)

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 COMPILER = "tilus.errors tilus.dtypes tilus.layout tilus.casts tilus.ir tilus.isa numpy"
 SHARED = (
     "tilus pydantic services.messages services.settings services.revision services.store "
-    "services.queue services.gpu services.experiments services.records services.executors "
-    "services.runs redis rq"
+    "services.queue services.gpu services.figures services.experiments services.records "
+    "services.executors services.runs redis rq"
 )
 MAY_IMPORT = {
     "tilus.errors": "",
@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "services.store": "pydantic services.messages",
     "services.queue": "pydantic redis rq",
     "services.gpu": "",
-    "services.experiments": "services.messages",
+    "services.figures": "",
+    "services.experiments": "tilus services.figures services.messages",
     "services.records": "pydantic services.messages",
     "services.executors": "tilus numpy services.messages torch triton",
     "services.runs": SHARED,

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
+from services.figures import CHOICE, refusal
+
 READY = Path(__file__).resolve().parents[2] / ".venv" / "ready.json"
-FIGURES = (9, 10, 11, 12, 13)
 MODES = ("auto", "compose", "local", "recorded")
 GUIDE = """\
 Draw the figures of the evaluation, or run the tests.
@@ -60,7 +61,7 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("--figure", type=int, metavar="N", help="the figure to make: 9 is there so far")
+    add("--figure", type=int, metavar="N", help=f"the figure to make: {CHOICE}")
     add("--no-cache", action="store_true", help="forget the compiled kernels first")
     add("--mode", choices=MODES, default="auto", help="auto: local with a GPU, else recorded")
     add("--device", metavar="cuda:0", help="the GPU to measure on")
@@ -78,8 +79,9 @@ def parse(arguments: list[str]) -> Options:
     """The options; exits with code 2 and a sentence where they make no sense."""
     made = parser()
     given = Options(**vars(made.parse_args(arguments)))
-    if given.figure is not None and given.figure not in FIGURES:
-        made.error(f"there is no figure {given.figure}, only {_list(FIGURES)}")
+    why = None if given.figure is None else refusal(given.figure)
+    if why is not None:
+        made.error(why)
     if given.wheels is not None and not given.wheels.is_dir():
         made.error(f"there is no folder {given.wheels} with wheels")
     return given
@@ -99,10 +101,6 @@ def _names(text: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError("give one name or several with commas between")
     return names
-
-
-def _list(values: tuple[int, ...]) -> str:
-    return ", ".join(str(value) for value in values)
 
 
 if __name__ == "__main__":

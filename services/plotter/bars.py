@@ -1,19 +1,18 @@
 """Grouped bars: speed over cuBLAS f16, one panel a batch size, one cluster a weight shape."""
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+import tilus
 from services.experiments import BASELINE
+from services.plotter.page import ALARM, FAINT, INK, Words, page
 from services.plotter.rows import NONE, Row
 
 # Okabe and Ito's colours: told apart with any colour vision, and by lightness in grey
@@ -28,14 +27,7 @@ COLORS = {
 OTHER_COLOR = "#4D4D4D"
 LABELS = {BASELINE: "cuBLAS f16"}
 DARK = {"tilus", "ladder"}  # white text reads on these
-INK, FAINT, ALARM = "#222222", "#9A9A9A", "#B00020"
 GROUP_GAP, CLUSTER_GAP = 0.55, 1.2  # in bar widths
-FORMATS = ("pdf", "png", "svg")
-DATELESS = {
-    "pdf": {"CreationDate": None, "Producer": None, "Creator": "tilus"},
-    "png": {"Software": "tilus"},
-    "svg": {"Date": None, "Creator": "tilus"},
-}
 
 
 @dataclass(frozen=True)
@@ -46,41 +38,12 @@ class Bar:
     at: float
 
 
-def draw(table: Sequence[Row], title: str, subtitle: str, footer: str) -> dict[str, bytes]:
-    """The picture in every format, the same bytes for the same rows and words."""
-    style = matplotlib.rc_context(
-        {
-            "font.family": "DejaVu Sans",
-            "font.size": 8.5,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": FAINT,
-            "axes.linewidth": 0.6,
-            "pdf.fonttype": 42,
-            "svg.hashsalt": "tilus",
-            "savefig.dpi": 200,
-        }
-    )
-    with style:
-        figure = _figure(table, title, subtitle, footer)
-        return {name: _saved(figure, name) for name in FORMATS}
-
-
-def _saved(figure: Figure, name: str) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format=name, metadata=DATELESS[name])
-    return content.getvalue()
-
-
-def _figure(table: Sequence[Row], title: str, subtitle: str, footer: str) -> Figure:
+def draw(table: Sequence[Row], words: Words) -> Figure:
+    """The panels one below the other, on one scale."""
     panels = [(m, list(found)) for m, found in groupby(table, lambda row: row.cell.workload.m)]
-    figure = Figure(figsize=(13.5, 1.6 + 3.1 * max(1, len(panels))))
-    FigureCanvasAgg(figure)
-    height = figure.get_figheight()
+    height = 1.6 + 3.1 * max(1, len(panels))
+    figure = page(height, words)
     figure.subplots_adjust(0.045, 0.85 / height, 0.992, 1 - 1.0 / height, hspace=0.36)
-    figure.text(0.012, 1 - 0.28 / height, title, size=13, weight="bold", color=INK)
-    figure.text(0.012, 1 - 0.5 / height, subtitle, size=9, color=INK)
-    figure.text(0.012, 0.12 / height, footer, size=7.5, color="#555555")
     axes = figure.subplots(max(1, len(panels)), 1, squeeze=False)[:, 0]
     for axis, (m, found) in zip(axes, panels, strict=False):
         _scale(axis, table)
@@ -201,7 +164,7 @@ def _names(axis: Axes, clusters: Sequence[Sequence[Sequence[Bar]]]) -> None:
     groups = [group for cluster in clusters for group in cluster]
     axis.set_xticks(
         [(group[0].at + group[-1].at) / 2 for group in groups],
-        [_short(group[0].row) for group in groups],
+        [tilus.dtype(group[0].row.cell.workload.b_dtype).short for group in groups],
     )
     below = axis.get_xaxis_transform()
     for number, cluster in enumerate(clusters):
@@ -217,11 +180,3 @@ def _names(axis: Axes, clusters: Sequence[Sequence[Sequence[Bar]]]) -> None:
             axis.plot(
                 [x, x], [-0.17, 1], transform=below, color="#D0D0D0", linewidth=0.8, clip_on=False
             )
-
-
-def _short(row: Row) -> str:
-    """The weight type as bars are labelled: f16, u8, f6e3m2."""
-    name = row.cell.workload.b_dtype
-    for long, short in (("float", "f"), ("uint", "u"), ("int", "i"), ("_", "")):
-        name = name.replace(long, short)
-    return name

@@ -1,10 +1,18 @@
-"""Figure 9 is the published one: its cells, their problems, their baselines."""
+"""The figures are the published ones: their cells, their problems, their baselines."""
 
 from collections import Counter
 
+import pytest
+
+from services.executors import EXECUTORS
 from services.experiments import BASELINE, FIGURES, baseline
+from services.figures import TITLES
+from services.messages import Workload
+from tilus.dtypes import SMALL_FLOATS
 
 CELLS = FIGURES[9].cells
+SPECTRUM = FIGURES[10]
+INTEGERS = {f"{kind}{bits}" for kind in ("uint", "int") for bits in range(1, 9)}
 
 
 def test_figure_9_has_its_90_cells_once_each():
@@ -49,10 +57,42 @@ def test_unsigned_weights_have_zeros_and_integers_groups_of_128():
     }
 
 
-def test_every_cell_is_compared_with_a_cell_of_the_figure():
-    for cell in CELLS:
+def test_figure_10_has_every_type_of_1_to_8_bits_and_the_baseline_once():
+    kinds = Counter((c.executor, c.workload.b_dtype) for c in SPECTRUM.cells)
+    types = INTEGERS | {each.name for each in SMALL_FLOATS}
+    assert kinds == {("torch-f16", "float16"): 1} | {("tilus", name): 1 for name in types}
+
+
+def test_figure_10_is_one_problem_with_one_scale_a_column_and_no_zeros():
+    for cell in SPECTRUM.cells:
+        assert cell.workload == Workload(
+            b_dtype=cell.workload.b_dtype, group_size=-1, zeros=False, m=16, n=57344, k=8192
+        )
+
+
+def test_figure_10_shows_the_published_floats_and_only_tables_the_others():
+    shown = {c.workload.b_dtype for c in SPECTRUM.cells} - SPECTRUM.aside
+    floats = {"float8_e4m3", "float7_e3m3", "float6_e3m2"}
+    floats |= {"float5_e2m2", "float4_e2m1", "float3_e1m1"}
+    assert shown == {"float16"} | INTEGERS | floats
+
+
+def test_no_executor_of_figure_10_refuses_its_cells():
+    for cell in SPECTRUM.cells:
+        assert EXECUTORS[cell.executor].refusal(cell.workload) is None
+
+
+def test_the_command_line_knows_the_figures_that_there_are():
+    assert {number: each.title for number, each in FIGURES.items()} == TITLES
+    assert all(each.number == number for number, each in FIGURES.items())
+
+
+@pytest.mark.parametrize("figure", FIGURES.values(), ids=lambda each: each.number)
+def test_every_cell_is_compared_with_a_cell_of_the_figure(figure):
+    for cell in figure.cells:
+        assert cell.figure == figure.number
         base = baseline(cell)
-        assert base in CELLS
+        assert base in figure.cells
         assert base.executor == BASELINE
         shape = (cell.workload.m, cell.workload.n, cell.workload.k)
         assert (base.workload.m, base.workload.n, base.workload.k) == shape

@@ -5,7 +5,6 @@ import io
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
 
 import pytest
 
@@ -13,9 +12,9 @@ from services.executors import EXECUTORS
 from services.experiments import BASELINE, FIGURES, baseline
 from services.plotter.jobs import provenance, render, summary
 from services.plotter.rows import against, as_csv, geometric_mean, rows
-from services.records import Gpu, append, newest
+from services.records import append, newest
 from services.settings import ROOT
-from tests.services.records import record
+from tests.services.made_up import bad, timed
 
 CELLS = FIGURES[9].cells
 LATENCY = {BASELINE: 0.3, "triton": 0.2, "tilus": 0.1}
@@ -23,25 +22,9 @@ LATENCY = {BASELINE: 0.3, "triton": 0.2, "tilus": 0.1}
 
 def fixture_records():
     """Made up, and saying so: three executors everywhere, one of them wrong in one cell."""
-    found = []
-    for cell in CELLS:
-        if cell.executor not in LATENCY:
-            continue
-        one = record(cell).model_copy(
-            update={
-                "gpu": Gpu(name="Fixture GPU", uuid="GPU-0", driver="1.2.3", arch="sm_90"),
-                "latency_ms": LATENCY[cell.executor],
-                "floor_ms": 0.08,
-                "floor_ratio": LATENCY[cell.executor] / 0.08,
-                "measured_at": datetime(2026, 1, 2, tzinfo=UTC),
-                "commit": "f" * 40,
-            }
-        )
-        found.append(one)
+    found = [timed(cell, LATENCY[cell.executor]) for cell in CELLS if cell.executor in LATENCY]
     wrong = next(i for i, one in enumerate(found) if one.executor == "triton")
-    found[wrong] = found[wrong].model_copy(
-        update={"status": "wrong", "reason": "it is off", "latency_ms": None}
-    )
+    found[wrong] = bad(found[wrong], "wrong")
     return newest(found)
 
 
@@ -125,7 +108,7 @@ def test_means_are_over_the_cells_that_both_have():
     table = rows(CELLS, fixture_records())
     assert against(table, "tilus") == {"triton": (pytest.approx(2.0), 11)}
     assert geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
-    assert "tilus 2.00x triton (geometric mean of 11)" in summary(table)
+    assert "tilus 2.00x triton (geometric mean of 11)" in summary(table, table)
 
 
 def test_a_part_of_the_figure_can_be_drawn(tmp_path):

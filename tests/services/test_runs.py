@@ -192,7 +192,7 @@ def test_a_group_size_is_used_where_there_are_groups(fleet):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"figure": 10}, "there is no figure 10 yet: choose 9"),
+        ({"figure": 11}, "there is no figure 11 yet: choose 9 or 10"),
         ({"executors": ("cutlass",)}, "has no executor cutlass: choose from .*tilus"),
         ({"dtypes": ("u5",)}, "has no uint5: choose from .*uint4"),
         ({"dtypes": ("nonsense",)}, "nonsense"),
