@@ -39,7 +39,7 @@ FLUSH_BYTES = 128 << 20
 SLOTS = (2, 32)
 COLUMNS = 2048  # of the reference at a time
 PIECE = 64 << 20  # bytes hashed at a time
-ACTIVATION = 0.125  # standard deviation; scales make up for it, so that they are not subnormal
+ACTIVATION = 0.125  # standard deviation, at most; scales make up for it
 HEAD_START_CYCLES = 8_000_000  # the device waits this long (4 ms), so that the host stays ahead
 GRAPH_LAUNCHES, GRAPH_REPLAYS = 40, 5
 FLOOR = "streaming_read"
@@ -298,11 +298,12 @@ def make_problem(workload: Workload, slots: int, multiprocessors: int, device: s
     m, n, k = workload.m, workload.n, workload.k
     generator = torch.Generator(device=device).manual_seed(_seed(workload))
     options = {"generator": generator, "device": device}
-    activations = torch.randn(slots, m, k, **options).mul_(ACTIVATION).half()
+    noise = torch.randn(slots, m, k, **options)
     outputs = torch.empty(slots, m, n, dtype=torch.float16, device=device)
     if workload.b_dtype == workload.a_dtype:
         weight = torch.randn(k, n, dtype=torch.float16, **options)
         weight /= ACTIVATION * math.sqrt(k)
+        activations = noise.mul_(ACTIVATION).half()
         return Problem(workload, multiprocessors, slots, activations, outputs, weight=weight)
     finite, values = _finite_codes(workload.b_dtype)
     table = torch.as_tensor(finite, device=device)
@@ -314,8 +315,10 @@ def make_problem(workload: Workload, slots: int, multiprocessors: int, device: s
     if workload.zeros:
         low, high = float(values.min()), float(values.max())
         zeros = torch.rand(groups, n, **options).mul_(high - low).add_(low).half()
-    spread = _spread(values, workload.zeros) * ACTIVATION * math.sqrt(k)
-    scales = torch.rand(groups, n, **options).add_(0.5).div_(spread).half()
+    gain = _spread(values, workload.zeros) * math.sqrt(k)
+    deviation = _deviation(gain)
+    scales = torch.rand(groups, n, **options).add_(0.5).div_(gain * deviation).half()
+    activations = noise.mul_(deviation).half()
     return Problem(workload, multiprocessors, slots, activations, outputs, codes, scales, zeros)
 
 
@@ -361,12 +364,21 @@ def _seed(workload: Workload) -> int:
 
 
 def _finite_codes(b_dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """The codes whose values are finite, and these values in float64."""
+    """The codes whose values are finite in float16, and these values in float64."""
     dtype = tilus.dtype(b_dtype)
     codes = np.arange(2**dtype.bits, dtype=np.uint8)
     values = dtype.decode(codes)
-    finite = np.isfinite(values)
+    finite = np.abs(values) <= np.finfo(np.float16).max
     return codes[finite], values[finite]
+
+
+def _deviation(gain: float) -> float:
+    """That of the activations, a power of two: the least scale, half of 1 / (it * gain), is normal.
+
+    Formats of 5 exponent bits and more have values so large that smaller activations must help.
+    """
+    most = 0.5 / (gain * float(np.finfo(np.float16).tiny))
+    return min(ACTIVATION, 2.0 ** math.floor(math.log2(most)))
 
 
 def _spread(values: np.ndarray, zeros: bool) -> float:

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 import tilus
-from services.experiments import workload
+from services.experiments import plain, workload
 from services.runner.bench import inputs_sha256, make_problem, reference
+from tilus.dtypes import SMALL_FLOATS
 
 torch = pytest.importorskip("torch", reason="inputs are made with PyTorch")
 TYPES = ["uint8", "uint4", "uint2", "uint1", "int4", "int3", "float6_e3m2", "float8_e4m3"]
+EVERY = [f"{kind}{bits}" for kind in ("uint", "int") for bits in range(1, 9)]
+EVERY += [each.name for each in SMALL_FLOATS]
+NORMAL, LARGEST = 2.0**-14, 65504.0  # of float16
 
 
 def small(b_dtype, m=3):
@@ -28,12 +32,25 @@ def test_other_problems_have_other_inputs():
     assert len(digests) == 2 * len(TYPES)
 
 
-@pytest.mark.parametrize("b_dtype", TYPES)
-def test_codes_take_every_finite_value_and_no_other(b_dtype):
+@pytest.mark.parametrize("b_dtype", EVERY)
+def test_codes_take_every_value_that_is_finite_in_float16_and_no_other(b_dtype):
     dtype = tilus.dtype(b_dtype)
     values = dtype.decode(np.arange(2**dtype.bits, dtype=np.uint8))
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(values.astype(np.float16))
     drawn = np.unique(small(b_dtype).codes.numpy())
-    np.testing.assert_array_equal(drawn, np.flatnonzero(np.isfinite(values)))
+    np.testing.assert_array_equal(drawn, np.flatnonzero(finite))
+
+
+@pytest.mark.parametrize("k", [256, 8192, 28672])
+@pytest.mark.parametrize("b_dtype", EVERY)
+def test_no_format_brings_scales_or_outputs_near_the_ends_of_float16(b_dtype, k):
+    problem = make_problem(plain(b_dtype, 16, 64, k), 2, multiprocessors=1, device="cpu")
+    scales, outputs = problem.scales.double(), reference(problem)
+    assert scales.min().item() >= NORMAL and scales.max().item() < 16
+    assert scales.max().item() > 2 * scales.min().item()
+    assert 0.5 < outputs.std().item() < 2 and outputs.abs().max().item() < LARGEST / 1000
+    assert 2.0**-9 < problem.activations.double().std().item() <= 0.13
 
 
 def test_zeros_are_not_only_integers():
