@@ -30,6 +30,11 @@ class Bug(NamedTuple):
 
 DTYPES = "tilus/dtypes.py"
 LAYOUT = "tilus/layout.py"
+BITS, CASTS = "tilus/prelude/common/bits.cuh", "tilus/casts.py"
+ADDRESSING, MEMORY = "tilus/isa/addressing.py", "tilus/isa/memory.py"
+MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/quantized_matmul.py"
+ISA = ("tests/tilus/test_isa.py",)
+MATMUL = ("tests/tilus/test_quantized_matmul.py",)
 
 # fmt: off
 BUGS = [
@@ -158,6 +163,51 @@ BUGS = [
         "[(n, dim, 1) for dim, n in enumerate(shape)], ())", "column_spatial goes along rows"),
     Bug(LAYOUT, "    while count > 1 and outer:", "    while count > 1:",
         "dividing by a larger layout is another error"),
+    Bug(BITS, "return sub_f16_pair(L::word(words), L::offset);", "return L::word(words);",
+        "an integer cast that keeps its offset", ISA),
+    Bug(BITS, "LOW % 2 ? 0x32 : 0x10", "LOW % 2 ? 0x10 : 0x32",
+        "halves picked from the wrong end", ISA),
+    Bug(BITS, "both(1u << (MANTISSA + E))", "both(1u << (MANTISSA + E - 1))",
+        "NaN and infinity seen in other codes", ISA),
+    Bug(BITS, "Integer<I<N>> { static constexpr uint32_t sign = 1u << (N - 1); }",
+        "Integer<I<N>> { static constexpr uint32_t sign = 0; }",
+        "signed integers read as unsigned", ISA),
+    Bug(BITS, "both(f16_power_of_two(15 - P::bias))", "both(f16_power_of_two(14 - P::bias))",
+        "a float cast off by a factor of 2", ISA),
+    Bug(CASTS, "return 16 // gcd(bits, 16)", "return 8 // gcd(bits, 8)",
+        "pairs in the same half", ISA),
+    Bug(CASTS, "(0, 2, 1))", "(0, 1, 2))", "a fast cast's result in the order it came", ISA),
+    Bug(CASTS, "return at // 8 * 8 if at % 8", "return at // 8 * 4 if at % 8",
+        "fields moved half as far as they must", ISA),
+    Bug(ADDRESSING, "sorted(checked)]\n    return \" && \".join(tests) or \"true\"",
+        "sorted(checked)]\n    return \"true\"", "no mask", ISA),
+    Bug(ADDRESSING, "if last in checked else of", "if last in checked and False else of",
+        "an access wider than the row is long", MATMUL),
+    Bug(MEMORY, 'once = "" if replica == 0 else f" && {cu.expr(replica)} == 0"',
+        'once = " && thread % 2 == 0"',
+        "half of the elements are not stored", ISA),
+    Bug(MEMORY, "lane)}, warp = {cu.expr(warp)}", "lane)}, warp = {cu.expr(lane)}",
+        "load_matrix forgets the warp", MATMUL),
+    Bug(MATMUL_ISA, "column_local(2, 2) * spatial(8, 4) * local(1, 2)",
+        "local(2, 2) * spatial(8, 4) * local(1, 2)", "A's fragment row by row", ISA),
+    Bug(KERNEL, "t.wait_group(plan.stages - 2)", "t.wait_group(plan.stages - 1)",
+        "a step is used before it has arrived", MATMUL),
+    Bug(KERNEL, "t.synchronize()\n            with t.when(u", "with t.when(u",
+        "no barrier between steps", MATMUL),
+    Bug(KERNEL, "mine = t.blocks[0] * 2 + (begin <= first)", "mine = t.blocks[0] * 2",
+        "two partial sums in one slot", MATMUL),
+    Bug(KERNEL, "equal(arrived, newest - oldest)", "equal(arrived, 0)",
+        "the first to arrive adds up, not the last", MATMUL),
+    Bug(KERNEL, "t.range(oldest, newest + 1)", "t.range(oldest, newest)",
+        "the last block's share is left out", MATMUL),
+    Bug(KERNEL, "t.store_global(counters, ", "print(counters, ",
+        "counters are not left zero", MATMUL),
+    Bug(KERNEL, "group = (k_start + j * self.fold) // self.problem.group_size",
+        "group = k_start // self.problem.group_size", "one scale for all groups of a step", MATMUL),
+    Bug(KERNEL, "t.fma(t.neg(self.one_column(t, sums.rows)), zero, products)",
+        "t.fma(self.one_column(t, sums.rows), zero, products)", "zeros added", MATMUL),
+    Bug(KERNEL, "products = t.sub(products, self.one_column(t, sums.offsets))", "pass",
+        "what lifting adds is left in", MATMUL),
 ]
 # fmt: on
 
