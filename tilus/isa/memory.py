@@ -29,6 +29,7 @@ from tilus.layout import Layout, local, spatial
 Index = tuple[Scalar, ...]
 TILE = spatial(8, 4) * local(2, 2)
 SOME = Global("g0", f16, (20, 13), (13, 1), "p0")
+SPACED = Global("g0", f16, (20, 13), (16, 1), "p0")  # rows are aligned, but end in between
 WIDE = Global("g0", f16, (20, 16), (16, 1), "p0")
 STAGED = Shared("s0", f16, (2, 16, 16), Swizzle(1, 4, 3))
 
@@ -98,6 +99,7 @@ class LoadGlobal(Inst):
     @classmethod
     def samples(cls) -> list[Inst]:
         return [cls(SOME, (8, 8), TILE), cls(WIDE, (0, 8), TILE, check=(0,)),
+                cls(SPACED, (8, 8), TILE),
                 cls(Global("g0", u8, (40, 8), (8, 1), "p0"), (3, 0), spatial(32, 1) * local(1, 8)),
                 cls(Global("g0", f32, (9,), (2,), "p0"), (1,), spatial(8))]  # fmt: skip
 
