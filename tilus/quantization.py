@@ -109,15 +109,15 @@ def positive(scales: Array) -> Array:
 
 
 def matmul(a: Any, w: QuantizedWeight) -> Any:
-    """`a` [M, K] times the weight, [M, N] in float16.
+    """`a` [M, K], a NumPy array, times the weight: [M, N] in float16, computed in float32.
 
-    For a NumPy array the reference, in float32. For a torch tensor on a GPU the kernel: see
-    `tilus.runtime.torch_matmul`.
+    This is the reference; on a GPU the kernel is `tilus.kernels.quantized_matmul`, and a call of it
+    on torch tensors is not there yet.
     """
     if not isinstance(a, np.ndarray):
         raise TilusError(
-            f"matmul of a {type(a).__name__}: give a NumPy array, or on a GPU call"
-            " tilus.runtime.torch_matmul.matmul"
+            f"matmul of a {type(a).__name__}: this is the reference, for NumPy arrays; on a GPU"
+            " compile and launch tilus.kernels.quantized_matmul"
         )
     if a.ndim != 2 or a.shape[1] != w.shape[0]:
         raise TilusError(f"matmul: a is {a.shape} and the weight {w.shape}: want [M, K] @ [K, N]")
