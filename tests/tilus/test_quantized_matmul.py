@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from tilus.compiler import run_on_host
+from tilus.compiler import compile, run_on_host
 from tilus.dtypes import ALL, DType, dtype
 from tilus.errors import TilusError
 from tilus.interp import interpret
@@ -162,3 +162,13 @@ def test_one_stored_format_whatever_the_schedule(name: str) -> None:
     words = q.pack(codes, name)
     assert words.dtype == np.int32 and words.shape == (2, 3 * 32 * t.bits)
     np.testing.assert_array_equal(q.weights.unpack(words, t, 100, 37), codes)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_89", "sm_90"])
+@pytest.mark.parametrize(("b_dtype", "group_size", "zeros"), FIGURE)
+def test_it_compiles_for_every_target_without_spills(
+    b_dtype: str, group_size: int, zeros: bool, arch: str
+) -> None:
+    made = compile(q.program(b_dtype=b_dtype, group_size=group_size, zeros=zeros), arch)
+    assert made.cubin[:4] == b"\x7fELF"
+    assert made.resources.spill_bytes == 0
