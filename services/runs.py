@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from redis import Redis
 from rq.job import JobStatus
@@ -218,22 +218,20 @@ def state(plan: Plan, fleet: Fleet) -> RunState:
 
 def compile_task(key: str, spec: KernelSpec, store: Store) -> Task:
     """The compilation of a spec whose key is known."""
-    return Task(
-        kind="compile",
-        id=f"compile-{key}",
-        key=key,
-        title=_title(spec),
-        message=spec.model_dump(mode="json"),
-        stored=store.get_manifest(key) is not None,
-    )
+    return _kernel_task("compile", key, spec, store)
 
 
 def check_task(kernel_key: str, spec: KernelSpec, store: Store) -> Task:
     """The CPU check of a spec whose key is known."""
-    key = check_key(kernel_key)
+    return _kernel_task("check", check_key(kernel_key), spec, store)
+
+
+def _kernel_task(
+    kind: Literal["compile", "check"], key: str, spec: KernelSpec, store: Store
+) -> Task:
     return Task(
-        kind="check",
-        id=f"check-{key}",
+        kind=kind,
+        id=f"{kind}-{key}",
         key=key,
         title=_title(spec),
         message=spec.model_dump(mode="json"),

@@ -118,6 +118,17 @@ def test_every_shipped_schedule_passes_its_check(
         assert q.check(parameters, seed=0).relative_error < TOLERANCE
 
 
+def test_the_check_makes_blocks_share_tiles() -> None:
+    for m in (16, 1000):
+        for schedule in q.schedules("u1", 128, m):
+            plan = q.Schedule(**schedule)
+            for steps in (2, 3, 4, 7):
+                n, k = 2 * plan.block_n, steps * plan.block_k
+                blocks = q.sharing_blocks(plan, plan.block_m, n, k)
+                share = -(-2 * steps // blocks)  # units a block, as the kernel works it out
+                assert share < steps
+
+
 def test_there_are_schedules_for_every_format() -> None:
     for t in ALL:
         for m in (1, 16, 17, 64, 1000):

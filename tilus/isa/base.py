@@ -69,9 +69,6 @@ class Block(Protocol):
     def pointer(self, name: str) -> Tile:
         """The flat array that a pointer parameter stands for."""
 
-    def memory(self, tensor: Global | Shared) -> Memory:
-        """A view of `tensor`, whose shape and strides are known by now."""
-
     def allocate(self, dtype: DType, elements: int) -> Tile:
         """New shared memory, full of garbage."""
 

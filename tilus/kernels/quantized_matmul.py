@@ -51,7 +51,7 @@ from tilus.layout import Layout, local, reduce, replicate, spatial
 __all__ = [
     "Case", "Check", "Launch", "Problem", "Schedule", "check", "checked_problem", "host_arguments",
     "launch", "pack", "problem_of", "program", "random_case", "relative_error", "result",
-    "schedule_of", "schedules", "weights",
+    "schedule_of", "schedules", "sharing_blocks", "weights",
 ]  # fmt: skip
 ATOM_A, ATOM_B, ATOM_C = M16N8K16
 STEP = weights.TILE_K  # how deep a stored tile is
@@ -482,12 +482,17 @@ def check(parameters: dict[str, Any], seed: int) -> Check:
     group = problem.group_size if problem.group_size != -1 else 1
     k = least_multiple(problem.k_multiple, group, 3 * plan.block_k - problem.k_multiple)
     case = random_case(problem, m, n, k, np.random.default_rng(seed))
-    steps = -(-k // plan.block_k) * -(-n // plan.block_n)
-    blocks = min(3, steps)
-    arguments = host_arguments(case, problem, plan, blocks)
+    arguments = host_arguments(case, problem, plan, sharing_blocks(plan, m, n, k))
     run_on_host(made, arguments)
     error = relative_error(result(arguments, problem, m, n), case.reference(problem))
     return Check(error, m, n, k, time.perf_counter() - start)
+
+
+def sharing_blocks(plan: Schedule, m: int, n: int, k: int) -> int:
+    """So many blocks that the first one ends inside a tile, if a tile has more than one step."""
+    steps = -(-k // plan.block_k)
+    units = steps * -(-m // plan.block_m) * -(-n // plan.block_n)
+    return -(-units // max(1, steps - 1))
 
 
 def least_multiple(a: int, b: int, floor: int) -> int:

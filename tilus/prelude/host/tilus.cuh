@@ -116,7 +116,7 @@ template <int N> inline uint32_t round_to_signed(float value) {
   return value != value ? 0 : (uint32_t)(int64_t)fmin(fmax(nearbyint((double)value), -limit), limit - 1);
 }
 
-#define F16_PAIR(name, ...)                                                        \
+#define F16_PAIR(...)                                                              \
   {                                                                                \
     uint32_t d = 0;                                                                \
     for (int half = 0; half < 32; half += 16) {                                    \
@@ -125,9 +125,9 @@ template <int N> inline uint32_t round_to_signed(float value) {
     }                                                                              \
     return d;                                                                      \
   }
-inline uint32_t add_f16_pair(uint32_t a, uint32_t b) F16_PAIR(add, x + y)
-inline uint32_t sub_f16_pair(uint32_t a, uint32_t b) F16_PAIR(sub, x - y)
-inline uint32_t mul_f16_pair(uint32_t a, uint32_t b) F16_PAIR(mul, x * y)
+inline uint32_t add_f16_pair(uint32_t a, uint32_t b) F16_PAIR(x + y)
+inline uint32_t sub_f16_pair(uint32_t a, uint32_t b) F16_PAIR(x - y)
+inline uint32_t mul_f16_pair(uint32_t a, uint32_t b) F16_PAIR(x * y)
 // a double holds the product and, for the operands of a cast, the sum exactly: one rounding
 inline uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t d = 0;
