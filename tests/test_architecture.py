@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMPILER = "tilus.errors tilus.dtypes tilus.layout tilus.casts tilus.ir tilus.isa numpy"
+COMPILER = (
+    "tilus.errors tilus.dtypes tilus.layout tilus.target tilus.casts tilus.ir tilus.isa numpy"
+)
 SHARED = (
     "tilus pydantic services.messages services.settings services.revision services.store "
     "services.queue services.gpu services.figures services.experiments services.records "
@@ -18,6 +20,7 @@ MAY_IMPORT = {
     "tilus.errors": "",
     "tilus.config": "",
     "tilus.layout": "tilus.errors",
+    "tilus.target": "tilus.errors",
     "tilus.dtypes": "tilus.errors numpy",
     "tilus.casts": "tilus.errors tilus.dtypes tilus.layout numpy",
     "tilus.ir": "tilus.errors tilus.dtypes tilus.layout numpy",
@@ -27,7 +30,7 @@ MAY_IMPORT = {
     "tilus.codegen": COMPILER,
     "tilus.lang": f"{COMPILER} tilus.codegen",
     "tilus.text": f"{COMPILER} tilus.codegen tilus.lang",
-    "tilus.runtime": "tilus.config tilus.errors numpy cuda",
+    "tilus.runtime": "tilus.config tilus.errors tilus.target numpy cuda",
     "tilus": "numpy",
     "services.messages": "pydantic",
     "services.settings": "pydantic pydantic_settings",

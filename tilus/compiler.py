@@ -8,6 +8,7 @@ from tilus import codegen
 from tilus.ir import Program
 from tilus.runtime import host, nvrtc, prelude
 from tilus.runtime.nvrtc import Resources
+from tilus.target import DEFAULT
 from tilus.text import to_text
 
 
@@ -35,12 +36,12 @@ def compiler_versions() -> dict[str, str]:
 
 def kernel_key(program: Program, arch: str) -> str:
     """SHA-256 over all that decides the bytes: program, generated text, prelude, compiler, arch."""
-    return _key(program, codegen.generate(program), arch)
+    return _key(program, codegen.generate(program, arch), arch)
 
 
-def compile(program: Program, arch: str = "sm_90") -> Compiled:
+def compile(program: Program, arch: str = DEFAULT) -> Compiled:
     """`program` as a cubin for `arch`; needs no GPU."""
-    source = codegen.generate(program)
+    source = codegen.generate(program, arch)
     built = nvrtc.compile_cubin(source.text, source.entry, arch, source.shared_bytes)
     return Compiled(
         key=_key(program, source, arch),
@@ -58,10 +59,13 @@ def compile(program: Program, arch: str = "sm_90") -> Compiled:
 
 
 def run_on_host(
-    program: Program, arguments: dict[str, host.Argument], backwards: bool = False
+    program: Program,
+    arguments: dict[str, host.Argument],
+    backwards: bool = False,
+    arch: str = DEFAULT,
 ) -> None:
     """Run the generated text of `program` on this processor; arrays are written in place."""
-    source = codegen.generate(program)
+    source = codegen.generate(program, arch)
     library = host.build(source.text + codegen.host_entry(program, source))
     host.run(
         library,

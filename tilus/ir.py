@@ -17,7 +17,7 @@ in C.
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import gcd
 from typing import NamedTuple
 
@@ -309,8 +309,11 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Do:
+    """`where` says which line of the kernel asked for it: "matmul.py:12: c = t.dot(a, b, c)"."""
+
     instruction: Instruction
     out: Tensor | Var | None
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

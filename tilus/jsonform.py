@@ -42,7 +42,7 @@ def encode(value: Any) -> Any:
 
 
 def fields_of(node: Any) -> dict[str, Any]:
-    return {f.name: encode(getattr(node, f.name)) for f in fields(node)}
+    return {f.name: encode(getattr(node, f.name)) for f in fields(node) if f.compare}
 
 
 def from_json(document: Any) -> Program:

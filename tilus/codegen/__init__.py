@@ -36,6 +36,7 @@ from tilus.ir import (
     walk,
 )
 from tilus.isa.base import Inst
+from tilus.target import DEFAULT, Target, target
 
 SHARED_ALIGNMENT = 128  # bytes; what the swizzled accesses and the copy engine ask for
 
@@ -50,9 +51,9 @@ class Source:
     shared_bytes: int
 
 
-def generate(program: Program) -> Source:
-    """The CUDA C++ text of `program`."""
-    cu = TextWriter(program)
+def generate(program: Program, arch: str = DEFAULT) -> Source:
+    """The CUDA C++ text of `program` for an architecture."""
+    cu = TextWriter(program, target(arch))
     cu.write(program.body)
     entry = f"tilus_{program.name}"  # no name that the prelude has
     parameters = ", ".join(declaration(p) for p in program.parameters)
@@ -108,8 +109,8 @@ def declaration(parameter: Parameter) -> str:
 class TextWriter:
     """The growing text; what an instruction may say is `tilus.isa.base.Writer`."""
 
-    def __init__(self, program: Program) -> None:
-        self.threads = program.threads
+    def __init__(self, program: Program, target: Target) -> None:
+        self.threads, self.target = program.threads, target
         self.facts = dict(program.facts)
         self.shared_bytes = 0
         self.lines: list[str] = []
@@ -150,6 +151,7 @@ class TextWriter:
             self.write(body)
 
     def perform(self, inst: Inst, out: object) -> None:
+        require_target(inst, self.target)
         self.line(f"// {inst.name}")
         if isinstance(out, Register):
             self._words[out.name] = out.name
@@ -199,6 +201,15 @@ class TextWriter:
         offset = self.shared_bytes
         self.shared_bytes += -(-bytes // SHARED_ALIGNMENT) * SHARED_ALIGNMENT
         return offset
+
+
+def require_target(inst: Inst, target: Target) -> None:
+    """There is code for `inst` on `target`."""
+    if not any(target.supports(needed) for needed in inst.needs):
+        raise TilusError(
+            f"{inst.name} needs {' or '.join(inst.needs)}, and this program is compiled for"
+            f" {target.name}: compile for the former, or write it with other instructions"
+        )
 
 
 def check_names(program: Program) -> None:

@@ -5,6 +5,7 @@ A subclass of `Inst` states, in one place, everything the system knows about an 
     docstring  what it means, for the manual
     fields     its operands (tensors) and attributes, in call order
     effect     what it does besides returning a value
+    needs      the architectures, any of them, without which there is no code for it
     result     the type of the value (its name is empty), or None; raises `TilusError` if the
                operands make no sense
     run        its meaning on whole tiles: NumPy in, NumPy out
@@ -27,6 +28,7 @@ import numpy.typing as npt
 
 from tilus.dtypes import DType
 from tilus.ir import Global, Instruction, Register, Scalar, Shared, Tensor, Var
+from tilus.target import OLDEST, Target
 
 ISA: dict[str, type["Inst"]] = {}
 
@@ -77,6 +79,7 @@ class Writer(Protocol):
     """The CUDA text of one program, as `cuda` sees it."""
 
     threads: int
+    target: Target
     facts: dict[str, int]  # what divides each variable
 
     def line(self, text: str) -> None:
@@ -107,6 +110,7 @@ class Writer(Protocol):
 class Inst(Instruction):
     name: ClassVar[str]
     effect: ClassVar[Effect] = Effect.PURE
+    needs: tuple[str, ...] = (OLDEST.name,)  # or a property, where the operands decide
 
     def result(self) -> Result:
         """The type of what the instruction returns; `TilusError` where the operands don't fit."""

@@ -10,10 +10,10 @@ from cuda.core import Program, ProgramOptions
 
 from tilus.errors import TilusError
 from tilus.runtime import prelude
+from tilus.target import target
 
 PACKAGE = "nvidia-cuda-nvrtc"
 FLAGS = ("-std=c++17", "-v")
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100a", "sm_120a")
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ def compiler_version() -> str:
 
 def compile_cubin(text: str, entry: str, arch: str, shared_bytes: int) -> Binary:
     """The cubin of `text` for `arch`; the same text gives the same bytes."""
-    if arch not in ARCHITECTURES:
-        raise TilusError(f"cannot compile for {arch!r}: there are {', '.join(ARCHITECTURES)}")
+    target(arch)
     start = time.perf_counter()
     options = ProgramOptions(
         name=entry,

@@ -1,0 +1,41 @@
+"""GPU architectures: what a program is compiled for, and what an instruction needs.
+
+`sm_89` is the code that every GPU from compute capability 8.9 on runs. A letter behind the number
+marks features of that chip alone: code for `sm_90a` runs nowhere else (CUDA programming guide,
+"feature availability").
+"""
+
+from dataclasses import dataclass
+
+from tilus.errors import TilusError
+
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100a", "sm_120a")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One of `ARCHITECTURES`."""
+
+    name: str
+
+    @property
+    def number(self) -> int:
+        """Ten times the compute capability."""
+        return int(self.name.removeprefix("sm_").rstrip("a"))
+
+    def supports(self, needed: str) -> bool:
+        """Whether code that needs the architecture `needed` runs here."""
+        if needed.endswith("a"):
+            return self.name == needed
+        return self.number >= Target(needed).number
+
+
+def target(name: str) -> Target:
+    """The target of that name."""
+    if name not in ARCHITECTURES:
+        raise TilusError(f"cannot compile for {name!r}: there are {', '.join(ARCHITECTURES)}")
+    return Target(name)
+
+
+OLDEST = target("sm_80")
+DEFAULT = "sm_90"
