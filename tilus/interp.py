@@ -2,10 +2,13 @@
 
 Blocks run one after another. Asynchronous copies happen when they are waited for, so that a kernel
 that forgets to wait reads garbage here too; fresh shared memory is garbage.
+
+What may have to wait for others is a coroutine (`Waits`): it yields what it waits for, always the
+same object until it goes on.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -50,7 +53,18 @@ def interpret(program: Program, arguments: Arguments) -> None:
     extents = [evaluate(extent, scalars) for extent in program.grid]
     for z, y, x in itertools.product(*(range(n) for n in reversed(extents))):
         env = {**scalars, "block_x": x, "block_y": y, "block_z": z}
-        RunningBlock(pointers, env).run(program.body)
+        for waiting in RunningBlock(pointers, env, program.threads).run(program.body):
+            raise TilusError(f"{program.name} waits for ever: {waiting.what}")
+
+
+class Waiting:
+    """Something that a part of the program waits for, in words."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+
+Waits = Iterator[Waiting]
 
 
 @dataclass
@@ -97,44 +111,49 @@ class RunningBlock:
 
     pointers: dict[str, Tile]
     env: dict[str, int]
+    threads: int
     tiles: dict[str, Tile] = field(default_factory=dict)
     shared: dict[str, Tile] = field(default_factory=dict)
     groups: list[list[Callable[[], None]]] = field(default_factory=lambda: [[]])
 
-    def run(self, body: tuple[Statement, ...]) -> None:
+    def run(self, body: tuple[Statement, ...]) -> Waits:
         for statement in body:
-            self.step(statement)
+            yield from self.step(statement)
 
-    def step(self, statement: Statement) -> None:
+    def step(self, statement: Statement) -> Waits:
         match statement:
             case Do(instruction, out):
                 assert isinstance(instruction, Inst)
-                self.perform(instruction, out)
+                yield from self.perform(instruction, out)
             case Let(var, value) | Set(var, value):
                 self.env[var.name] = evaluate(value, self.env)
             case If(condition, then, otherwise):
-                self.run(then if evaluate(condition, self.env) else otherwise)
+                yield from self.run(then if evaluate(condition, self.env) else otherwise)
             case Break():
                 raise Left
             case For() | While():
                 try:
-                    self.loop(statement)
+                    yield from self.loop(statement)
                 except Left:
                     return
 
-    def loop(self, statement: For | While) -> None:
+    def loop(self, statement: For | While) -> Waits:
         match statement:
             case For(var, start, stop, _, body):
                 for i in range(evaluate(start, self.env), evaluate(stop, self.env)):
                     self.env[var.name] = i
-                    self.run(body)
+                    yield from self.run(body)
             case While(condition, body):
                 while evaluate(condition, self.env):
-                    self.run(body)
+                    yield from self.run(body)
 
-    def perform(self, inst: Inst, out: Tensor | Var | None) -> None:
+    def perform(self, inst: Inst, out: Tensor | Var | None) -> Waits:
         operands = [self.operand(t) for t in inst.operands]
-        value = replace(inst, **self.valued_fields(inst)).run(self, *operands)  # type: ignore[type-var]
+        valued = replace(inst, **self.valued_fields(inst))  # type: ignore[type-var]
+        waiting = Waiting(f"{inst.name} of {valued}")
+        while not valued.ready(self, *operands):
+            yield waiting
+        value = valued.run(self, *operands)
         match out:
             case Register(name):
                 self.tiles[name] = value

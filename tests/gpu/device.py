@@ -8,6 +8,15 @@ import numpy as np
 from tilus.codegen import grid_of
 from tilus.compiler import Compiled, compile
 from tilus.ir import Program
+from tilus.target import ARCHITECTURES
+
+
+def architecture() -> str:
+    """That of the GPU, with the features of this chip alone where there are any."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return next(a for a in (f"sm_{major}{minor}a", f"sm_{major}{minor}") if a in ARCHITECTURES)
 
 
 @cache
@@ -21,8 +30,7 @@ def run_on_gpu(program: Program, arguments: dict[str, Any]) -> None:
 
     from tilus.runtime.launcher import LoadedKernel
 
-    major, minor = torch.cuda.get_device_capability()
-    made = compiled(program, f"sm_{major}{minor}")
+    made = compiled(program, architecture())
     kernel = LoadedKernel(made.cubin, made.entry, made.threads, made.shared_bytes)
     there = {
         name: torch.from_numpy(value.view(np.uint8)).cuda()

@@ -3,15 +3,22 @@
 import numpy as np
 import pytest
 
-from tests.gpu.device import run_on_gpu
+from tests.gpu.device import architecture, run_on_gpu
 from tests.tilus.test_isa import CASES, ROUNDING, SAMPLES, copied, rounds, same_numbers
+from tilus.codegen import generate
+from tilus.errors import TilusError
 from tilus.interp import interpret
 from tilus.ir import Register
+from tilus.target import target
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_gpu_agrees_with_run(name: str) -> None:
     case, sample = CASES[name], SAMPLES[name]
+    if not any(target(architecture()).supports(needed) for needed in sample.needs):
+        with pytest.raises(TilusError, match="needs"):
+            generate(case.program, architecture())
+        return
     want, got = copied(case), copied(case)
     interpret(case.program, want)
     run_on_gpu(case.program, got)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tilus.dtypes import DType, i32, u8
+from tilus.dtypes import DType, i32, u8, u64
 from tilus.ir import (
     Do,
     Global,
@@ -18,7 +18,7 @@ from tilus.ir import (
     Tensor,
     Var,
 )
-from tilus.isa import Inst
+from tilus.isa import Effect, Inst
 from tilus.isa.registers import to_bits
 from tilus.lang import Tracer
 from tilus.layout import Layout, local, spatial
@@ -59,6 +59,9 @@ def case_of(inst: Inst, rng: np.random.Generator) -> Case:
         match tensor:
             case Register():
                 bring_register(t, tensor, pointer(f"in{k}_", u8, held_bytes(tensor, rng)))
+            case Shared(dtype=dtype) if dtype == u64:
+                rename(t, t.allocate_barriers(*tensor.shape), tensor)
+                t.init_barriers(tensor, 3)
             case Shared():
                 array = random_values(tensor.dtype, int(np.prod(tensor.shape)), rng)
                 bring_shared(t, tensor, pointer(f"in{k}_", tensor.dtype, array))
@@ -71,6 +74,10 @@ def case_of(inst: Inst, rng: np.random.Generator) -> Case:
                 inst = with_operand(inst, tensor, name_global(t, view, source))
     out = inst.result()
     out = t.perform(inst)
+    if hasattr(inst, "bytes") and inst.effect & Effect.WRITES:  # counted at a barrier
+        t.expect(inst.barriers, inst.index, inst.bytes)
+        t.arrive(inst.barriers, inst.index)  # two warps
+        t.wait_barrier(inst.barriers, inst.index, 0)
     t.commit_group()
     t.wait_group(0)
     t.synchronize()

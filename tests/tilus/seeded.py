@@ -35,6 +35,8 @@ ADDRESSING, MEMORY = "tilus/isa/addressing.py", "tilus/isa/memory.py"
 MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/quantized_matmul.py"
 ISA = ("tests/tilus/test_isa.py",)
 MATMUL = ("tests/tilus/test_quantized_matmul.py",)
+BARRIERS, HOST_HOPPER = "tilus/isa/barriers.py", "tilus/prelude/host/hopper.cuh"
+HOPPER = ("tests/tilus/test_hopper.py",)
 
 # fmt: off
 BUGS = [
@@ -208,6 +210,19 @@ BUGS = [
         "t.fma(self.one_column(t, sums.rows), zero, products)", "zeros added", MATMUL),
     Bug(KERNEL, "products = t.sub(products, self.one_column(t, sums.offsets))", "pass",
         "what lifting adds is left in", MATMUL),
+    Bug(BARRIERS, "if self.arrivals and self.phase % 2 == phase % 2:", "if self.arrivals:",
+        "copies happen before somebody has to wait", HOPPER),
+    Bug(BARRIERS, "if not self.pending and not self.bytes:", "if not self.pending:",
+        "a phase ends before its bytes have come", HOPPER),
+    Bug(BARRIERS, 'binary("%", self.phase, 2)\n', "self.phase\n",
+        "the phase's number taken for its parity", HOPPER),
+    Bug(BARRIERS, "all(s[d - 1] == size for s in steps)", "any(s[d - 1] == size for s in steps)",
+        "pieces that are contiguous in one place only", ISA),
+    Bug(BARRIERS, "for s, n in zip(steps[lead:], outer, strict=False) if n > 1]",
+        "for s, n in zip(steps[lead:], outer, strict=False) if n > 99]",
+        "the distance between pieces is taken to be aligned", HOPPER),
+    Bug(HOST_HOPPER, "if (!b.pending && !b.bytes)", "if (!b.pending)",
+        "a phase ends on the host before its bytes have come", HOPPER),
 ]
 # fmt: on
 

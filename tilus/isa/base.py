@@ -9,6 +9,7 @@ A subclass of `Inst` states, in one place, everything the system knows about an 
     result     the type of the value (its name is empty), or None; raises `TilusError` if the
                operands make no sense
     run        its meaning on whole tiles: NumPy in, NumPy out
+    ready      whether it can be performed now, or waits for others
     cuda       its code for one thread, written with calls of prelude functions
     samples    small uses of it, for the tests and the manual
 
@@ -57,7 +58,9 @@ class Memory(Protocol):
 
 
 class Block(Protocol):
-    """The running thread block, as `run` sees it."""
+    """The running thread block, or group of its threads, as `run` sees it."""
+
+    threads: int
 
     def defer(self, action: Callable[[], None]) -> None:
         """Put an asynchronous copy into the open group; it happens when it is waited for."""
@@ -119,6 +122,10 @@ class Inst(Instruction):
     def run(self, block: Block, *operands: Any) -> Any:
         """The meaning, on whole tiles (registers) and `Memory` (global, shared)."""
         raise NotImplementedError(f"{self.name} states no meaning")
+
+    def ready(self, block: Block, *operands: Any) -> bool:
+        """Whether it can be performed now, or has to wait until others have done something."""
+        return True
 
     def cuda(self, cu: Writer, out: Any) -> None:
         """The code of one thread; `out` is the named result."""

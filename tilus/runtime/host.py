@@ -94,7 +94,8 @@ def run(
     if stuck:
         raise TilusError(
             "the threads of a block wait for each other for ever: a synchronize, or a warp's"
-            " load_matrix or dot, is inside a branch that only some of them take"
+            " load_matrix or dot, is inside a branch that only some of them take, or fewer threads"
+            " or bytes than were announced come to a barrier"
         )
 
 

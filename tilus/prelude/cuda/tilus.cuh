@@ -6,6 +6,7 @@ typedef unsigned char uint8_t;
 typedef unsigned short uint16_t;
 typedef unsigned int uint32_t;
 typedef long long int64_t;
+typedef unsigned long long uint64_t;
 
 #define FUNCTION __device__ __forceinline__
 #define KERNEL(threads, blocks_per_sm) \
@@ -188,3 +189,5 @@ FUNCTION int atomic_add(int* where, int value, int* mailbox) {
   __syncthreads();
   return *mailbox;
 }
+
+#include "hopper.cuh"

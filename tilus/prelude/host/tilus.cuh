@@ -31,6 +31,12 @@ struct Copy {
   const char* from;
   int bytes, group;
   bool inside;
+  const char* barrier;  // that it reports to, if any
+};
+
+struct Copies {
+  Copy* copies;  // oldest first
+  int count, room;
 };
 
 struct Barrier {
@@ -40,8 +46,8 @@ struct Barrier {
 struct Fiber {
   ucontext_t where;
   bool done;
-  Copy* copies;  // that were started and not waited for, oldest first
-  int count, room, group;
+  Copies started;  // and not waited for
+  int group;
   int parity;  // which of its warp's mailboxes the next exchange takes
 };
 
@@ -52,6 +58,7 @@ struct Block {
   char* shared;
   char* stacks;
   Fiber fibers[MOST_THREADS];
+  Copies bulk;  // that report to barriers
   Barrier all, warps[MOST_THREADS / WARP];
   uint64_t mail[MOST_THREADS / WARP][2][WARP][MAIL];
   ucontext_t scheduler;
@@ -166,25 +173,31 @@ template <int B, int S> inline void store_shared(char* to, const uint32_t* words
   store<B, S>(to, words, inside);
 }
 
+inline void add(Copies& to, const Copy& copy) {
+  if (to.count == to.room) {
+    to.room = to.room ? 2 * to.room : 64;
+    to.copies = (Copy*)realloc(to.copies, to.room * sizeof(Copy));
+  }
+  to.copies[to.count++] = copy;
+}
+inline void perform(const Copy& copy) {
+  if (copy.inside) memcpy(copy.to, copy.from, copy.bytes);
+  else memset(copy.to, 0, copy.bytes);
+}
 template <int BYTES> inline void copy_async(char* to, const char* from, bool inside) {
   Fiber& me = block.fibers[block.running];
-  if (me.count == me.room) {
-    me.room = me.room ? 2 * me.room : 64;
-    me.copies = (Copy*)realloc(me.copies, me.room * sizeof(Copy));
-  }
-  me.copies[me.count++] = {to, from, BYTES, me.group, inside};
+  add(me.started, {to, from, BYTES, me.group, inside});
 }
 inline void commit_group() { block.fibers[block.running].group++; }
 template <int PENDING> inline void wait_group() {
   Fiber& me = block.fibers[block.running];
   int kept = 0;
-  for (int i = 0; i < me.count; i++) {
-    const Copy& copy = me.copies[i];
-    if (copy.group >= me.group - PENDING) me.copies[kept++] = copy;
-    else if (copy.inside) memcpy(copy.to, copy.from, copy.bytes);
-    else memset(copy.to, 0, copy.bytes);
+  for (int i = 0; i < me.started.count; i++) {
+    const Copy copy = me.started.copies[i];
+    if (copy.group >= me.group - PENDING) me.started.copies[kept++] = copy;
+    else perform(copy);
   }
-  me.count = kept;
+  me.started.count = kept;
 }
 
 // Lane 8j + i gives the address of row i of matrix j; lane l gets elements 2(l % 4), 2(l % 4) + 1 of
@@ -233,6 +246,8 @@ inline int atomic_add(int* where, int value, int* mailbox) {
   return *mailbox;
 }
 
+#include "hopper.cuh"
+
 inline void fiber_main() {
   block.kernel(block.arguments);
   block.fibers[block.running].done = true;
@@ -251,11 +266,11 @@ inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int
   for (int i = 0; i < grid[0] * grid[1] * grid[2] && !stuck; i++) {
     block.x = i % grid[0], block.y = i / grid[0] % grid[1], block.z = i / grid[0] / grid[1];
     memset(block.shared, 0xFF, shared_bytes);
-    block.all = {};
+    block.all = {}, block.bulk.count = 0;
     for (auto& warp : block.warps) warp = {};
     for (int t = 0; t < threads; t++) {
       Fiber& fiber = block.fibers[t];
-      fiber.done = false, fiber.count = fiber.group = fiber.parity = 0;
+      fiber.done = false, fiber.started.count = fiber.group = fiber.parity = 0;
       getcontext(&fiber.where);
       fiber.where.uc_stack.ss_sp = block.stacks + (size_t)t * STACK;
       fiber.where.uc_stack.ss_size = STACK;

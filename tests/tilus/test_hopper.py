@@ -1,0 +1,175 @@
+"""Protocols of several threads: barriers, copies that report to them, groups of threads.
+
+Each program runs by its meaning, and as generated text in both orders of threads.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from tilus.codegen import generate
+from tilus.compiler import compile, run_on_host
+from tilus.dtypes import f16, f32, u64
+from tilus.errors import TilusError
+from tilus.interp import interpret
+from tilus.ir import Do, Global, Parameter, Pointer, Program, Shared, Swizzle, Var
+from tilus.isa import ISA, Inst
+from tilus.lang import Tracer, trace
+from tilus.layout import local, spatial
+
+X, Y = Pointer("x", f32), Pointer("y", f32)
+Arguments = dict[str, Any]
+
+
+class Protocol(NamedTuple):
+    """A program, what it is given, and what must then be in `y`."""
+
+    program: Program
+    arguments: Arguments
+    y: np.ndarray
+
+
+def traced(
+    kernel: Callable[..., None], threads: int, parameters: tuple[Parameter, ...] = (X, Y)
+) -> Program:
+    return trace(kernel.__name__, kernel, parameters, lambda *p: (1, 1, 1), threads)
+
+
+STEPS, STAGES, ROWS, COLUMNS = 7, 3, 4, 64
+TILE = spatial(2, 32) * local(2, 2)
+DATA = np.arange(STEPS * ROWS * COLUMNS, dtype=np.float32)
+
+
+def ring(bytes: int = ROWS * COLUMNS * 4, warps: int = 0) -> Callable[..., None]:
+    """y = 2 x, through a ring of stages that one thread fills ahead."""
+
+    def doubled(t: Tracer, x: Var, y: Var) -> None:
+        source = t.view_global(x, f32, (STEPS * ROWS, COLUMNS), (COLUMNS, 1))
+        target = t.view_global(y, f32, (STEPS * ROWS, COLUMNS), (COLUMNS, 1))
+        stages = t.allocate_shared(f32, (STAGES, ROWS, COLUMNS))
+        full = t.allocate_barriers(STAGES)
+        t.init_barriers(full, 1 + warps)
+
+        def fetch(step: Any) -> None:
+            at, stage = (step * ROWS, 0), step % STAGES
+            t.expect(full, stage, bytes)
+            t.copy_bulk(source, stages, at, (stage, 0, 0), (ROWS, COLUMNS), full, stage)
+
+        for step in range(STAGES):
+            fetch(step)
+        for u in t.range(0, STEPS):
+            t.wait_barrier(full, u % STAGES, u // STAGES)
+            tile = t.load_shared(stages, (u % STAGES, 0, 0), TILE)
+            t.store_global(target, t.add(tile, tile), (u * ROWS, 0))
+            t.synchronize()
+            with t.when(u < STEPS - STAGES):
+                fetch(u + STAGES)
+
+    return doubled
+
+
+PROTOCOLS = {
+    "ring": Protocol(traced(ring(), 64), {"x": DATA, "y": 0 * DATA}, 2 * DATA),
+}
+
+
+def code_of(inst: Inst, arch: str = "sm_90a") -> str:
+    """Its generated text, alone in a program whose operands nobody made."""
+    inst.result()
+    return generate(Program("alone", (), (1, 1, 1), 128, (Do(inst, None),)), arch).text
+
+
+def both_ways(program: Program, arguments: Arguments) -> list[Arguments]:
+    """What the interpreter, and threads that take turns upwards and downwards, make of them."""
+    runs: list[Callable[[Arguments], None]] = [
+        lambda given: interpret(program, given),
+        lambda given: run_on_host(program, given),
+        lambda given: run_on_host(program, given, backwards=True),
+    ]
+    made = []
+    for run in runs:
+        given = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+        run(given)
+        made.append(given)
+    return made
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocol(name: str) -> None:
+    program, arguments, y = PROTOCOLS[name]
+    for made in both_ways(program, arguments):
+        np.testing.assert_array_equal(made["y"], y)
+
+
+@pytest.mark.parametrize("arch", ["sm_90a", "sm_100a", "sm_120a"])
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocol_compiles(name: str, arch: str) -> None:
+    assert compile(PROTOCOLS[name].program, arch).resources.spill_bytes == 0
+
+
+def impatient(phases: tuple[int, ...]) -> Callable[..., None]:
+    """A copy, waiting for these phases; that of the copy is phase 0."""
+
+    def copied(t: Tracer, x: Var, y: Var) -> None:
+        source = t.view_global(x, f32, (ROWS, COLUMNS), (COLUMNS, 1))
+        stage, full = t.allocate_shared(f32, (ROWS, COLUMNS)), t.allocate_barriers(1)
+        t.init_barriers(full, 1)
+        t.expect(full, 0, ROWS * COLUMNS * 4)
+        t.copy_bulk(source, stage, (0, 0), (0, 0), (ROWS, COLUMNS), full, 0)
+        for phase in phases:
+            t.wait_barrier(full, 0, phase)
+            t.synchronize()  # or a late thread would wait for phase 1
+        target = t.view_global(y, f32, (ROWS, COLUMNS), (COLUMNS, 1))
+        t.store_global(target, t.load_shared(stage, (0, 0), TILE), (0, 0))
+
+    return copied
+
+
+@pytest.mark.parametrize("phases", [(), (-1,)], ids=str)
+def test_who_does_not_wait_for_the_right_phase_reads_garbage(phases: tuple[int, ...]) -> None:
+    for made in both_ways(traced(impatient(phases), 64), {"x": DATA, "y": 0 * DATA}):
+        assert np.isnan(made["y"][: ROWS * COLUMNS]).all()
+    for made in both_ways(traced(impatient((*phases, 0)), 64), {"x": DATA, "y": 0 * DATA}):
+        np.testing.assert_array_equal(made["y"][: ROWS * COLUMNS], DATA[: ROWS * COLUMNS])
+
+
+@pytest.mark.parametrize("wrong", [{"bytes": ROWS * COLUMNS * 4 + 16}, {"warps": 1}], ids=str)
+@pytest.mark.parametrize("run", [interpret, run_on_host])
+def test_a_phase_that_never_ends_is_reported(run: Callable[..., None], wrong: dict) -> None:
+    """More bytes announced than come; more arrivals than there are."""
+    with pytest.raises(TilusError, match=r"wait.* for ever"):
+        run(traced(ring(**wrong), 64), {"x": DATA, "y": 0 * DATA})
+
+
+def test_more_arrivals_than_announced_are_an_error() -> None:
+    def crowd(t: Tracer, x: Var, y: Var) -> None:
+        barriers = t.allocate_barriers(1)
+        t.init_barriers(barriers, 1)
+        t.arrive(barriers, 0)
+
+    with pytest.raises(TilusError, match="2 arrive at a barrier that waits for 1 more"):
+        interpret(traced(crowd, 64), {"x": DATA, "y": DATA})
+
+
+SOURCE = Global("g0", f16, (20, 24), (24, 1), "p0")
+BARRIERS = Shared("s1", u64, (2,))
+
+
+@pytest.mark.parametrize(("dst", "at", "shape", "options", "says"), [
+    (Shared("s0", f16, (16, 16)), (0, 4), (16, 16), {}, "pieces of 32 bytes, known to be 8-byte"),
+    (Shared("s0", f16, (16, 16)), (0, 8), (16, 4), {}, "pieces of 8 bytes"),
+    (Shared("s0", f16, (16, 20)), (0, 8), (16, 8), {}, "known to be 8-byte"),
+    (Shared("s0", f16, (16, 16), Swizzle(1, 4, 3)), (0, 8), (16, 16), {}, "allocate it plain"),
+    (Shared("s0", f32, (16, 16)), (0, 8), (16, 16), {}, "cast or view"),
+    (Shared("s0", f16, (16, 16)), (0, 8), (16, 16), {"cache": "never"}, "no cache policy 'never'"),
+    (Shared("s0", f16, (16, 16)), (0, 8), (16, 16), {"barriers": Shared("s1", f32, (2,))},
+     "make them with allocate_barriers"),
+])  # fmt: skip
+def test_a_copy_that_the_engine_cannot_make_is_refused(
+    dst: Shared, at: tuple[int, int], shape: tuple[int, int], options: dict, says: str
+) -> None:
+    given = {"barriers": BARRIERS, "index": 0, **options}
+    with pytest.raises(TilusError, match=says):
+        code_of(ISA["copy_bulk"](SOURCE, dst, at, (0, 0), shape, **given))

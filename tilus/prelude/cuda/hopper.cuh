@@ -1,0 +1,60 @@
+// What Hopper and later GPUs have beyond tilus.cuh, from sm_90 on.
+
+// 9.7.13.15 mbarrier
+template <int COUNT> FUNCTION void init_barriers(char* barriers, int arrivals) {
+  if (threadIdx.x == 0) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::
+                   "r"(shared_address(barriers + 8 * i)), "r"(arrivals) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // the copy engine sees them too
+  }
+  __syncthreads();
+}
+FUNCTION void arrive(char* barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0)
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(shared_address(barrier))
+                 : "memory");
+}
+FUNCTION void expect(char* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::
+               "r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+// try_wait sleeps for a while itself
+FUNCTION void wait_barrier(char* barrier, uint32_t parity) {
+  uint32_t ended = 0;
+  while (!ended)
+    asm volatile(
+        "{\n\t.reg .pred p;\n\t"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+        "selp.u32 %0, 1, 0, p;\n\t}"
+        : "=r"(ended) : "r"(shared_address(barrier)), "r"(parity) : "memory");
+}
+
+// 9.7.9.18 createpolicy
+enum Cache { NORMAL, EVICT_FIRST, EVICT_LAST };
+template <Cache CACHE> FUNCTION uint64_t cache_policy() {
+  uint64_t policy;
+  if constexpr (CACHE == EVICT_FIRST)
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  else
+    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// 9.7.9.25.4.1 cp.async.bulk
+template <Cache CACHE>
+FUNCTION void copy_bulk(char* to, const char* from, int bytes, char* barrier) {
+  if constexpr (CACHE == NORMAL)
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 " [%0], [%1], %2, [%3];" ::
+                 "r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(barrier))
+                 : "memory");
+  else
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+                 " [%0], [%1], %2, [%3], %4;" ::
+                 "r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(barrier)),
+                 "l"(cache_policy<CACHE>()) : "memory");
+}
