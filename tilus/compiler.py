@@ -8,7 +8,7 @@ from tilus import codegen
 from tilus.ir import Program
 from tilus.runtime import host, nvrtc, prelude
 from tilus.runtime.nvrtc import Resources
-from tilus.target import DEFAULT
+from tilus.target import DEFAULT, HOST
 from tilus.text import to_text
 
 
@@ -62,7 +62,7 @@ def run_on_host(
     program: Program,
     arguments: dict[str, host.Argument],
     backwards: bool = False,
-    arch: str = DEFAULT,
+    arch: str = HOST,
 ) -> None:
     """Run the generated text of `program` on this processor; arrays are written in place."""
     source = codegen.generate(program, arch)

@@ -114,7 +114,7 @@ class RunningBlock:
     threads: int
     tiles: dict[str, Tile] = field(default_factory=dict)
     shared: dict[str, Tile] = field(default_factory=dict)
-    groups: list[list[Callable[[], None]]] = field(default_factory=lambda: [[]])
+    groups: dict[str, list[list[Callable[[], None]]]] = field(default_factory=dict)
 
     def run(self, body: tuple[Statement, ...]) -> Waits:
         for statement in body:
@@ -195,15 +195,16 @@ class RunningBlock:
                     found[name] = self.valued(field_value)
         return found
 
-    def defer(self, action: Callable[[], None]) -> None:
-        self.groups[-1].append(action)
+    def defer(self, action: Callable[[], None], kind: str = "copies") -> None:
+        self.groups.setdefault(kind, [[]])[-1].append(action)
 
-    def commit(self) -> None:
-        self.groups.append([])
+    def commit(self, kind: str = "copies") -> None:
+        self.groups.setdefault(kind, [[]]).append([])
 
-    def wait(self, pending: int) -> None:
-        while len(self.groups) - 1 > pending:
-            for action in self.groups.pop(0):
+    def wait(self, pending: int, kind: str = "copies") -> None:
+        groups = self.groups.setdefault(kind, [[]])
+        while len(groups) - 1 > pending:
+            for action in groups.pop(0):
                 action()
 
     def pointer(self, name: str) -> Tile:

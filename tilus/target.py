@@ -39,3 +39,4 @@ def target(name: str) -> Target:
 
 OLDEST = target("sm_80")
 DEFAULT = "sm_90"
+HOST = "sm_90a"  # what the host prelude can stand for

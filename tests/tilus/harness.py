@@ -18,7 +18,7 @@ from tilus.ir import (
     Tensor,
     Var,
 )
-from tilus.isa import Effect, Inst
+from tilus.isa import Inst
 from tilus.isa.registers import to_bits
 from tilus.lang import Tracer
 from tilus.layout import Layout, local, spatial
@@ -74,12 +74,8 @@ def case_of(inst: Inst, rng: np.random.Generator) -> Case:
                 inst = with_operand(inst, tensor, name_global(t, view, source))
     out = inst.result()
     out = t.perform(inst)
-    if hasattr(inst, "bytes") and inst.effect & Effect.WRITES:  # counted at a barrier
-        t.expect(inst.barriers, inst.index, inst.bytes)
-        t.arrive(inst.barriers, inst.index)  # two warps
-        t.wait_barrier(inst.barriers, inst.index, 0)
-    t.commit_group()
-    t.wait_group(0)
+    for awaited in inst.completion():
+        t.perform(awaited)
     t.synchronize()
     for k, tensor in enumerate([out, *inst.operands]):
         if isinstance(tensor, Register):

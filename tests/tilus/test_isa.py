@@ -21,7 +21,7 @@ from tilus.isa import ISA, Inst
 from tilus.jsonform import from_json, to_json
 from tilus.runtime import host
 from tilus.runtime.nvrtc import compile_cubin
-from tilus.target import ARCHITECTURES
+from tilus.target import ARCHITECTURES, HOST
 from tilus.target import target as target_of
 from tilus.text import from_text, to_text
 
@@ -48,7 +48,7 @@ def library() -> Path:
     """All samples as one library."""
     text = ""
     for case in CASES.values():
-        source = codegen.generate(case.program)
+        source = codegen.generate(case.program, HOST)
         text += source.text + codegen.host_entry(case.program, source)
     return host.build(text, "-O0")
 

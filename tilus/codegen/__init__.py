@@ -38,7 +38,8 @@ from tilus.ir import (
 from tilus.isa.base import Inst
 from tilus.target import DEFAULT, Target, target
 
-SHARED_ALIGNMENT = 128  # bytes; what the swizzled accesses and the copy engine ask for
+# bytes: what swizzled accesses ask for, what the copy engine does, where less would do
+SHARED_ALIGNMENT, LEAST_ALIGNMENT = 1024, 128
 
 
 @dataclass(frozen=True)
@@ -198,8 +199,9 @@ class TextWriter:
         self.line(f"char* const {t.name} = {code};")
 
     def reserve(self, bytes: int) -> int:
-        offset = self.shared_bytes
-        self.shared_bytes += -(-bytes // SHARED_ALIGNMENT) * SHARED_ALIGNMENT
+        to = SHARED_ALIGNMENT if bytes >= SHARED_ALIGNMENT else LEAST_ALIGNMENT
+        offset = -(-self.shared_bytes // to) * to
+        self.shared_bytes = offset + -(-bytes // to) * to
         return offset
 
 

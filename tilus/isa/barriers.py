@@ -305,6 +305,14 @@ class CopyBulk(Inst):
                 target = address(self.dst, shifted(self.to, moved), cu)
                 cu.line(f"copy_bulk<{CACHE[self.cache]}>({target}, {source}, {size}, {barrier});")
 
+    def completion(self) -> list[Inst]:
+        """With every other thread's arrival at a barrier that counts them."""
+        return [
+            Expect(self.barriers, self.index, self.bytes),
+            Arrive(self.barriers, self.index),
+            WaitBarrier(self.barriers, self.index, 0),
+        ]
+
     def outer(self) -> tuple[int, ...]:
         """The extents that count the contiguous pieces of the tile."""
         lead, size, d = len(self.at) - len(self.shape), 1, len(self.shape)

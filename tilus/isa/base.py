@@ -11,6 +11,7 @@ A subclass of `Inst` states, in one place, everything the system knows about an 
     run        its meaning on whole tiles: NumPy in, NumPy out
     ready      whether it can be performed now, or waits for others
     cuda       its code for one thread, written with calls of prelude functions
+    completion what to perform until all that it began has happened, where that is later
     samples    small uses of it, for the tests and the manual
 
 The interpreter, the code generator, the passes, the manual and the tests read all they know from
@@ -62,13 +63,14 @@ class Block(Protocol):
 
     threads: int
 
-    def defer(self, action: Callable[[], None]) -> None:
-        """Put an asynchronous copy into the open group; it happens when it is waited for."""
+    def defer(self, action: Callable[[], None], kind: str = "copies") -> None:
+        """Put an asynchronous copy, or another kind, into its open group: it happens when it is
+        waited for."""
 
-    def commit(self) -> None:
-        """Close the open group of asynchronous copies."""
+    def commit(self, kind: str = "copies") -> None:
+        """Close the open group."""
 
-    def wait(self, pending: int) -> None:
+    def wait(self, pending: int, kind: str = "copies") -> None:
         """Let all but the newest `pending` groups happen."""
 
     def pointer(self, name: str) -> Tile:
@@ -135,6 +137,10 @@ class Inst(Instruction):
     def samples(cls) -> list["Inst"]:
         """Small uses, their operands distinct and named."""
         raise NotImplementedError(f"{cls.name} has no samples")
+
+    def completion(self) -> list["Inst"]:
+        """What a program performs, in order, until all that this one began has happened."""
+        return []
 
     @property
     def operands(self) -> list[Tensor]:

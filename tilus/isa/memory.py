@@ -260,6 +260,9 @@ class CopyAsync(Inst):
                 size = step * self.src.dtype.bits // 8
                 cu.line(f"copy_async<{size}>({target}, {address(self.src, source, cu)}, {mask});")
 
+    def completion(self) -> list[Inst]:
+        return [CommitGroup(), WaitGroup(0)]
+
     def elements_a_copy(self, cu: Writer, checked: frozenset[int]) -> int:
         """How many neighbours one copy can move: aligned in both places, 16 bytes at most."""
         source = alignment(self.src, self.at, checked, cu)

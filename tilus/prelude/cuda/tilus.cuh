@@ -175,6 +175,8 @@ template <int COUNT> FUNCTION void load_matrix(uint32_t* words, const char* row)
 MMA_M16N8K16(mma_m16n8k16_f16, "f16")
 MMA_M16N8K16(mma_m16n8k16_bf16, "bf16")
 
+#include "warpgroup.cuh"
+
 FUNCTION void synchronize() { __syncthreads(); }
 
 // Thread 0 adds for the block. The fences and barriers make what the block wrote visible to who

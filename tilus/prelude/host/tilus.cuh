@@ -239,6 +239,8 @@ inline void mma_m16n8k16(uint32_t* d, const uint64_t* mine, bool bf16) {
 MMA_M16N8K16(mma_m16n8k16_f16, false)
 MMA_M16N8K16(mma_m16n8k16_bf16, true)
 
+#include "warpgroup.cuh"
+
 inline int atomic_add(int* where, int value, int* mailbox) {
   synchronize();
   if (block.running == 0) *mailbox = *where, *where += value;
@@ -271,6 +273,7 @@ inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int
     for (int t = 0; t < threads; t++) {
       Fiber& fiber = block.fibers[t];
       fiber.done = false, fiber.started.count = fiber.group = fiber.parity = 0;
+      products[t].count = products[t].group = 0;
       getcontext(&fiber.where);
       fiber.where.uc_stack.ss_sp = block.stacks + (size_t)t * STACK;
       fiber.where.uc_stack.ss_size = STACK;
