@@ -9,6 +9,7 @@ result says so.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from math import gcd
 
 from tilus.dtypes import DType, bf16, f16, f32
@@ -23,19 +24,23 @@ def stride(bits: int) -> int:
     return 16 // gcd(bits, 16)
 
 
+Arguments = Callable[[DType, DType, int], tuple[int, ...]]  # of source, target, word of the result
+
+
 @dataclass(frozen=True)
 class FastCast:
     """Two elements at once, by `function`<kind, template arguments...>(words).
 
-    `lift`, where there is one, does all but the last step of it, which takes an offset off or
-    multiplies by a power of two.
+    `lift`, where there is one, makes float16 numbers of which the values are multiples, apart from
+    an offset that all share: `lift_factor` and `lift_offset`.
     """
 
     accepts: Callable[[DType], bool]
     target: DType
     function: str
-    arguments: Callable[[DType, DType, int], tuple[int, ...]]  # source, target, word of the result
+    arguments: Arguments
     lift: str = ""
+    lift_arguments: Arguments = lambda *_: ()
 
 
 def is_small_integer(t: DType) -> bool:
@@ -87,9 +92,13 @@ def shifted_pair(source: DType, target: DType, word: int) -> tuple[int, ...]:
     return (*pair_bits(source, word), shift(source, target, word))
 
 
+def lifted_pair(source: DType, target: DType, word: int) -> tuple[int, ...]:
+    return (*pair_bits(source, word), lift_place(source))
+
+
 FAST = (
-    FastCast(is_small_integer, f16, "integers_to_f16", shifted_pair, "lift_integers"),
-    FastCast(fits_in_f16, f16, "floats_to_f16", pair, "lift_floats"),
+    FastCast(is_small_integer, f16, "integers_to_f16", shifted_pair, "lift_integers", lifted_pair),
+    FastCast(fits_in_f16, f16, "floats_to_f16", pair, "lift_floats", pair),
     FastCast(is_small_float, f16, "floats_through_bf16", pair),
     FastCast(is_integer_below_byte, bf16, "integers_to_bf16", shifted_pair),
     FastCast(is_small_integer, bf16, "bytes_to_bf16", pair),
@@ -111,17 +120,35 @@ def fast_cast(source: DType, target: DType, registers: int) -> FastCast | None:
     return fast_row(source, target)
 
 
-def lift_offset(source: DType, word: int) -> float:
-    """What a lifted integer is too large by: an element at bit p of the mantissa of 2^(10 - p)."""
-    if source.kind == "float":
-        return 0.0
-    p = place(source, word) - shift(source, f16, word)
-    return 2.0 ** (f16.mantissa - p) + (2.0 ** (source.bits - 1) if source.kind == "int" else 0.0)
+@cache
+def lift_place(source: DType) -> int:
+    """Where in the 10 low bits of a float16 lifted integers lie: where most of them lie already.
+
+    Moving up costs less than moving down, which only one of a GPU's pipes does.
+    """
+    lows = [pair_bits(source, word)[0] % 16 for word in range(stride(source.bits))]
+    places = [low for low in lows if low + source.bits <= 16]  # the others are moved anyway
+
+    def cost(at: int) -> float:
+        return sum(0.5 if p < at else 1.0 for p in places if p != at)
+
+    return min(range(f16.mantissa - source.bits + 1), key=cost)
 
 
 def lift_factor(source: DType) -> float:
-    """What lifted numbers are multiplied by: from float16's exponent bias to that of a float."""
-    return 2.0 ** (f16.bias - source.bias) if source.kind == "float" else 1.0
+    """value = lifted * lift_factor - lift_offset.
+
+    A lifted integer at bit p is a subnormal float16, that integer times 2^(p - 24); a lifted float
+    keeps its own exponent bias.
+    """
+    if source.kind == "float":
+        return 2.0 ** (f16.bias - source.bias)
+    return 2.0 ** (f16.bias - 1 + f16.mantissa - lift_place(source))
+
+
+def lift_offset(source: DType) -> float:
+    """What the flipped sign bit adds to signed integers."""
+    return 2.0 ** (source.bits - 1) if source.kind == "int" else 0.0
 
 
 def packing(source: DType, target: DType, registers: int) -> str | None:

@@ -182,6 +182,16 @@ def narrow(a: Layout, dim: int, extent: int) -> Layout:
     return layout(shape, a.thread_modes, kept)
 
 
+def transpose(a: Layout) -> Layout:
+    """`a` with its dimensions in the opposite order."""
+    last = a.rank - 1
+
+    def turned(modes: Modes) -> Iterable[Mode]:
+        return (m if m.dim == REPLICA else Mode(m.size, last - m.dim, m.stride) for m in modes)
+
+    return layout(a.shape[::-1], turned(a.thread_modes), turned(a.register_modes))
+
+
 def permute_registers(a: Layout, sizes: Sequence[int], order: Sequence[int]) -> Layout:
     """h(t, j) = a(t, i) where the digits of j are those of i, of `sizes`, taken in `order`."""
     if prod(sizes) != a.registers or min(sizes, default=1) < 1:

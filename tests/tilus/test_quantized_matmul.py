@@ -14,7 +14,7 @@ from tilus.kernels import quantized_matmul as q
 from tilus.text import from_text, to_text
 
 TOLERANCE = 1e-3
-SMALL = {"block_n": 32, "block_k": 64, "warps_n": 2, "stages": 3, "blocks_per_sm": 1}
+SMALL = {"block_n": 32, "block_k": 64, "warps": 2, "stages": 3, "blocks_per_sm": 1}
 FIGURE = [("u8", 128, True), ("f6e3m2", -1, False), ("u4", 128, True), ("i4", 128, False),
           ("u2", 128, True), ("u1", 128, True)]  # fmt: skip
 
@@ -78,10 +78,12 @@ def test_edges_that_no_multiple_promises(m: int, n: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("schedule", [
-    {"block_m": 32, "block_n": 64, "warps_m": 2, "warps_n": 2, "stages": 2},
-    {"block_m": 64, "block_n": 32, "warps_m": 1, "warps_n": 1, "stages": 4},
-    {"block_m": 16, "block_n": 128, "block_k": 256, "warps_n": 8, "stages": 3},
-    {"block_m": 128, "block_n": 64, "block_k": 64, "warps_m": 4, "warps_n": 2, "stages": 2},
+    {"block_m": 32, "block_n": 64, "warps": 2, "stages": 2},
+    {"block_m": 64, "block_n": 32, "warps": 1, "stages": 4},
+    {"block_m": 16, "block_n": 128, "block_k": 256, "warps": 8, "stages": 3},
+    {"block_m": 128, "block_n": 64, "block_k": 64, "warps": 2, "stages": 2},
+    {"block_m": 8, "block_n": 128, "block_k": 128, "warps": 4, "stages": 3, "warpgroups": True},
+    {"block_m": 64, "block_n": 128, "block_k": 64, "warps": 8, "stages": 2, "warpgroups": True},
 ])  # fmt: skip
 def test_any_schedule_computes_the_same(schedule: dict) -> None:
     parameters = {"b_dtype": "u4", "group_size": 128, "zeros": True, **schedule}
@@ -149,7 +151,7 @@ def test_library_kernel_survives_text_and_json() -> None:
     ({"group_size": 24}, "group size 24: the kernel takes -1"),
     ({"b_dtype": "f6e3m2", "zeros": True}, "zero points are for integers"),
     ({"block_q": 3}, "'block_m': 16"),
-    ({"block_n": 24}, "whole 16 x 16 parts"),
+    ({"block_n": 24}, "16 \\* warps divides block_n"),
     ({"block_k": 96}, "block_k is a power of two from 64"),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused_with_a_sentence(wrong: dict, says: str) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tilus.casts import FastCast, cast_layout, fast_cast, lift_factor, lift_offset, packing
+from tilus.casts import Arguments, cast_layout, fast_cast, lift_factor, lift_offset, packing
 from tilus.dtypes import ALL, DType, bf16, f16, f32, floating, i32, sint, u8, u32, uint
 from tilus.errors import TilusError
 from tilus.ir import Register
@@ -168,7 +168,7 @@ class Cast(Inst):
     def cuda(self, cu: Writer, out: Register) -> None:
         registers, words, old = out.layout.registers, cu.words(out), cu.words(self.src)
         if row := fast_cast(self.src.dtype, self.dtype, registers):
-            write_pairs(cu, self.src, out, row, row.function)
+            write_pairs(cu, self.src, out, row.function, row.arguments)
             return
         if function := packing(self.src.dtype, self.dtype, registers):
             for w in range(registers // 2):
@@ -198,12 +198,11 @@ class Cast(Inst):
 
 @instruction
 class Lift(Inst):
-    """Float16 numbers from which those of `src` follow: value = (lifted - offset) * factor.
+    """Float16 numbers from which those of `src` follow: value = lifted * factor - offset.
 
-    A fast cast to float16 takes an offset off integers, or multiplies floats by a power of two, as
-    its last step; this leaves it out, for sums that can make up for it later. The offset belongs to
-    the element's place in the registers: it is what a tile of zeros is lifted to. The factor is
-    `tilus.casts.lift_factor(dtype)`, 1 for integers.
+    That is cheaper than a cast: integers become subnormal numbers, floats keep their exponent bias.
+    Both are exact. What is left out can be made up for in sums: `tilus.casts` has `lift_factor` and
+    `lift_offset` of a dtype.
     """
 
     src: Register
@@ -219,17 +218,13 @@ class Lift(Inst):
         return Register("", f16, cast_layout(self.src.dtype, f16, self.src.layout))
 
     def run(self, block: Block, src: Tile) -> Tile:
-        of, layout = self.src.dtype, cast_layout(self.src.dtype, f16, self.src.layout)
-        if of.kind == "float":
-            return f16.carry(of.values(src) / lift_factor(of))
-        offsets = np.empty(layout.shape)
-        offsets[every(layout)] = [lift_offset(of, r // 2) for r in range(layout.registers)]
-        return f16.carry(of.values(src) + offsets)
+        of = self.src.dtype
+        return f16.carry((of.values(src) + lift_offset(of)) / lift_factor(of))
 
     def cuda(self, cu: Writer, out: Register) -> None:
         row = fast_cast(self.src.dtype, f16, out.layout.registers)
         assert row is not None
-        write_pairs(cu, self.src, out, row, row.lift)
+        write_pairs(cu, self.src, out, row.lift, row.lift_arguments)
 
     @classmethod
     def samples(cls) -> list[Inst]:
@@ -238,11 +233,13 @@ class Lift(Inst):
         return [cls(Register("r0", t, tile)) for t, row in rows.items() if row and row.lift]
 
 
-def write_pairs(cu: Writer, src: Register, out: Register, row: FastCast, function: str) -> None:
+def write_pairs(
+    cu: Writer, src: Register, out: Register, function: str, arguments: Arguments
+) -> None:
     """Code that makes each word of `out`, two elements, by a function of a fast cast."""
     for w in range(out.layout.registers // 2):
-        arguments = ", ".join(map(str, row.arguments(src.dtype, out.dtype, w)))
-        call = f"{function}<{kind(src.dtype)}, {arguments}>({cu.words(src)})"
+        given = ", ".join(map(str, arguments(src.dtype, out.dtype, w)))
+        call = f"{function}<{kind(src.dtype)}, {given}>({cu.words(src)})"
         cu.line(f"{cu.words(out)}[{w}] = {call};")
 
 

@@ -7,17 +7,20 @@ run ends inside a tile, the blocks that share the tile leave their sums in the w
 last to arrive adds them up in order. The result is therefore the same in every launch.
 
 The weight is read in its one stored format (`tilus.kernels.weights`), through a ring of `stages`
-asynchronous copies; each warp views its words as elements, casts them in registers, and multiplies.
+asynchronous copies; each warp views its words as elements and lifts or casts them in registers.
+What is multiplied is transposed, C^T = B^T @ A^T, so that weights are the operand which the tensor
+cores take from registers, and the few rows of A that which may be narrow.
 """
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
 import numpy as np
 
-from tilus.casts import lift_factor
+from tilus.casts import lift_factor, lift_offset
 from tilus.compiler import run_on_host
 from tilus.dtypes import dtype, f16, f32, i32, u32
 from tilus.ir import (
@@ -28,13 +31,13 @@ from tilus.ir import (
     Register,
     Scalar,
     Shared,
-    Swizzle,
     Var,
     ceil_div,
     equal,
     minimum,
 )
-from tilus.isa.matmul import M16N8K16
+from tilus.isa.memory import MATRIX
+from tilus.isa.warpgroup import ROW, ROWS_SWIZZLED, sums_atom
 from tilus.kernels import weights
 from tilus.kernels.problem import (
     Case,
@@ -46,15 +49,15 @@ from tilus.kernels.problem import (
 )
 from tilus.kernels.schedule import Schedule, checked_schedule, schedule_of, schedules
 from tilus.lang import Tracer, trace
-from tilus.layout import Layout, local, reduce, replicate, spatial
+from tilus.layout import Layout, local, reduce, replicate, spatial, transpose
 
 __all__ = [
     "Case", "Check", "Launch", "Problem", "Schedule", "check", "checked_problem", "host_arguments",
     "launch", "pack", "problem_of", "program", "random_case", "relative_error", "result",
     "schedule_of", "schedules", "sharing_blocks", "weights",
 ]  # fmt: skip
-ATOM_A, ATOM_B, ATOM_C = M16N8K16
 STEP = weights.TILE_K  # how deep a stored tile is
+HINT = "evict_first"  # weights are read once
 
 
 @dataclass(frozen=True)
@@ -99,17 +102,21 @@ def program(
         kernel.write,
         kernel.parameters(),
         grid=lambda *p: (p[-1], 1, 1),
-        threads=plan.warps_m * plan.warps_n * 32,
+        threads=plan.warps * 32,
         blocks_per_sm=plan.blocks_per_sm,
     )
 
 
 @dataclass(frozen=True)
 class Ring:
-    """The shared memory of the steps under way: [stages, ...] each."""
+    """The shared memory of the steps under way: [stages, ...] each.
+
+    Where the copy engine brings words, they report to barriers.
+    """
 
     a: Shared
     words: Shared
+    arrived: Shared | None
     scales: Shared | None
     zeros: Shared | None
 
@@ -126,13 +133,10 @@ class Sources:
 
 @dataclass(frozen=True)
 class Sums:
-    """What is added up: A @ the lifted Q; A @ the offsets of lifting; with zeros the rows of A.
+    """What is added up, transposed: the products of each panel of columns, and where zeros or
+    flipped signs want it the sums of A's rows, the same in every row of that tile."""
 
-    The latter two are the same in every column, and 8 columns wide.
-    """
-
-    products: Register
-    offsets: Register | None
+    products: list[Register]
     rows: Register | None
 
 
@@ -145,11 +149,13 @@ class Walk:
         self.step, self.tile = t.let(start % steps), t.let(start // steps)
         self.row, self.column = t.let(self.tile % rows), t.let(self.tile // rows)
         self.place = t.let(0)  # in the ring of shared memory
+        self.turn = t.let(0)  # whether the ring is gone through for an odd time
 
     def advance(self, t: Tracer) -> None:
         t.set(self.place, self.place + 1)
         with t.when(equal(self.place, self.ring)):
             t.set(self.place, 0)
+            t.set(self.turn, self.turn ^ 1)
         t.set(self.step, self.step + 1)
         with t.when(equal(self.step, self.steps)):
             t.set(self.step, 0)
@@ -167,16 +173,17 @@ class Kernel:
         self.problem, self.plan = problem, plan
         self.grouped = problem.group_size != -1
         # a scale holds for the steps of k between two folds of the partial sum
-        self.fold = gcd(problem.group_size, plan.block_k) if self.grouped else plan.block_k
-        self.depth = min(self.fold, STEP)  # how deep the slices are that `dot` takes
-        floating = problem.b_dtype.kind == "float"
-        # offsets are up to 1024 times the weights: sums over all of k would lose their last bits
-        self.lifts = (
-            problem.a_dtype == f16 and weights.lifts(problem.b_dtype) and (self.grouped or floating)
-        )
-        self.offsets = self.lifts and not floating
+        self.fold = gcd(problem.group_size, plan.block_k) if self.grouped else STEP
+        self.depth = min(self.fold, STEP)  # how deep the slices are that are multiplied
+        self.lifts = problem.a_dtype == f16 and weights.lifts(problem.b_dtype)
+        self.factor = lift_factor(problem.b_dtype) if self.lifts else 1.0
+        self.offset = lift_offset(problem.b_dtype) if self.lifts else 0.0
+        self.columns = weights.TILE_N * plan.warps  # of a panel: a stored tile for each warp
+        self.panels = plan.block_n // self.columns
         self.check_k = problem.k_multiple % plan.block_k != 0
         self.check_n = problem.n_multiple % plan.block_n != 0
+        # the copy engine moves whole tiles only
+        self.bulk = plan.warpgroups and not (self.check_k or self.check_n)
 
     def parameters(self) -> list[Pointer | Integer]:
         of = self.problem.a_dtype
@@ -188,45 +195,29 @@ class Kernel:
             Integer("k", self.problem.k_multiple), Integer("blocks"),
         ]  # fmt: skip
 
-    # layouts: warps over the tile, then what each warp holds
+    # layouts of a panel: warps along its columns, then what each warp holds
 
-    def layout_a(self, depth: int) -> Layout:
-        plan = self.plan
-        warps = spatial(plan.warps_m, 1) * replicate(plan.warps_n, 2)
-        return warps * local(plan.block_m // plan.warps_m // 16, depth // 16) * ATOM_A
+    def sums_layout(self) -> Layout:
+        """[columns, block_m] of C^T."""
+        return spatial(self.plan.warps, 1) * sums_atom(self.plan.block_m)
 
-    def layout_c(self) -> Layout:
-        plan = self.plan
-        parts = local(plan.block_m // plan.warps_m // 16, plan.block_n // plan.warps_n // 8)
-        return spatial(plan.warps_m, plan.warps_n) * parts * ATOM_C
+    def raw_sums(self) -> Layout:
+        """Their registers thread by thread: how partial sums lie in the workspace."""
+        return local(self.sums_layout().registers // 4) * spatial(self.plan.warps * 32) * local(4)
 
     def over_columns(self, tile: Layout) -> Layout:
-        """A stored tile for each 16 columns, every row of warps holding all of them."""
-        plan = self.plan
-        warps = replicate(plan.warps_m, 2) * spatial(1, plan.warps_n)
-        return warps * local(1, plan.block_n // plan.warps_n // weights.TILE_N) * tile
+        """A stored tile for each 16 columns."""
+        return spatial(1, self.plan.warps) * tile
 
-    def rows_layout(self, fragment: Layout) -> Layout:
-        """Sums over the rows of A: a fragment wide, in every warp that shares the rows."""
-        plan = self.plan
-        warps = spatial(plan.warps_m, 1) * replicate(plan.warps_n, 2)
-        return warps * local(plan.block_m // plan.warps_m // 16, 1) * fragment
-
-    def in_every_warp(self, depth: int) -> Layout:
-        """A tile of B, 8 columns wide, that every warp holds."""
-        warps = replicate(self.plan.warps_m * self.plan.warps_n, 2)
-        return warps * local(depth // 16, 1) * ATOM_B
-
-    def raw_c(self) -> Layout:
-        """The registers of `layout_c` thread by thread: how partial sums lie in the workspace."""
-        threads = self.layout_c().threads
-        return local(self.layout_c().registers // 4) * spatial(threads) * local(4)
+    def rows_of_a(self) -> Layout:
+        """[block_m, 64] of A, in every warp."""
+        return replicate(self.plan.warps, 2) * local(self.plan.block_m // 8, ROW // 8) * MATRIX
 
     def write(self, t: Tracer, *parameters: Var) -> None:
         p = {q.name: v for q, v in zip(self.parameters(), parameters, strict=True)}
         plan, m, n, k = self.plan, p["m"], p["n"], p["k"]
         sources = self.name_sources(t, p)
-        c = t.view_global(p["c"], self.problem.a_dtype, (m, n), (n, 1))
+        c = t.view_global(p["c"], self.problem.a_dtype, (n, m), (1, n))
         ring = self.allocate_ring(t)
         steps = t.let(ceil_div(k, plan.block_k))
         rows = t.let(ceil_div(m, plan.block_m))
@@ -234,7 +225,7 @@ class Kernel:
         share = t.let(ceil_div(units, p["blocks"]))
         begin = t.let(t.blocks[0] * share)
         end = t.let(minimum(begin + share, units))
-        sums = self.no_sums(t)
+        sums = Sums([self.nothing(t) for _ in range(self.panels)], self.no_rows(t))
         copied = Walk(t, begin, steps, rows, plan.stages)
         for ahead in range(plan.stages - 1):
             with t.when(begin + ahead < end):
@@ -244,6 +235,10 @@ class Kernel:
         done = Walk(t, begin, steps, rows, plan.stages)
         for u in t.range(begin, end):
             t.wait_group(plan.stages - 2)
+            if ring.arrived is not None:
+                t.wait_barrier(ring.arrived, done.place, done.turn)
+            if plan.warpgroups:
+                t.fence_async()
             t.synchronize()
             with t.when(u + (plan.stages - 1) < end):
                 self.copy(t, sources, ring, copied)
@@ -256,7 +251,8 @@ class Kernel:
                 whole = self.gather(t, p, done, share, begin, end, sums.products)
                 with t.when(whole):
                     self.finish(t, sources, c, done, sums.products)
-                t.assign(sums.products, t.allocate_register(f32, self.layout_c()))
+                for products in sums.products:
+                    t.assign(products, self.nothing(t))
             done.advance(t)
 
     def name_sources(self, t: Tracer, p: dict[str, Var]) -> Sources:
@@ -272,12 +268,17 @@ class Kernel:
 
     def allocate_ring(self, t: Tracer) -> Ring:
         plan, of = self.plan, self.problem.a_dtype
-        swizzle = Swizzle(3, plan.block_k.bit_length() - 1, 3)  # 16-byte columns xor row modulo 8
         words = plan.block_n // weights.TILE_N * weights.tile_words(self.problem.b_dtype)
         per_group = (plan.stages, plan.block_k // self.fold, plan.block_n)
+        arrived = t.allocate_barriers(plan.stages) if self.bulk else None
+        if arrived is not None:
+            t.init_barriers(arrived, 1)
         return Ring(
-            t.allocate_shared(of, (plan.stages, plan.block_m, plan.block_k), swizzle),
+            t.allocate_shared(
+                of, (plan.stages, plan.block_k // ROW, plan.block_m, ROW), ROWS_SWIZZLED
+            ),
             t.allocate_shared(u32, (plan.stages, plan.block_k // STEP, words)),
+            arrived,
             t.allocate_shared(of, per_group) if self.grouped else None,
             t.allocate_shared(of, per_group) if self.grouped and self.problem.zeros else None,
         )
@@ -289,14 +290,17 @@ class Kernel:
         along_k, along_n = (0,) * self.check_k, (1,) * self.check_n
         tiles = plan.block_k // STEP
         words = ring.words.shape[2]
-        t.copy_async(
-            sources.words, ring.words, (unit.step * tiles, unit.column * words), (place, 0, 0),
-            (tiles, words), check=along_k + along_n,
-        )  # fmt: skip
-        t.copy_async(
-            sources.a, ring.a, (unit.row * plan.block_m, k_start), (place, 0, 0),
-            (plan.block_m, plan.block_k), check=(0, 1) if self.check_k else (0,),
-        )  # fmt: skip
+        at, to, shape = (unit.step * tiles, unit.column * words), (place, 0, 0), (tiles, words)
+        if ring.arrived is None:
+            t.copy_async(sources.words, ring.words, at, to, shape, check=along_k + along_n)
+        else:
+            t.expect(ring.arrived, place, tiles * words * 4)
+            t.copy_bulk(sources.words, ring.words, at, to, shape, ring.arrived, place, HINT)
+        for row in range(plan.block_k // ROW):
+            t.copy_async(
+                sources.a, ring.a, (unit.row * plan.block_m, k_start + row * ROW),
+                (place, row, 0, 0), (plan.block_m, ROW), check=(0, 1) if self.check_k else (0,),
+            )  # fmt: skip
         for source, target in ((sources.scales, ring.scales), (sources.zeros, ring.zeros)):
             if source is None or target is None:
                 continue
@@ -308,150 +312,227 @@ class Kernel:
                 )  # fmt: skip
 
     def multiply(self, t: Tracer, ring: Ring, place: Scalar, sums: Sums) -> None:
-        """Add the product of one step to `sums`, a fold at a time.
+        """Add the product of one step to `sums`, a fold and a panel of columns at a time.
 
         A group's part of the result is scale * (A @ Q - zero * (the sums of A's rows)), so scales
-        and zeros meet the sums, in float32, and not every weight. So do what lifting leaves out.
+        and zeros meet the sums, in float32, and not every weight. So does what lifting leaves out.
+        The tensor cores work on one part while the next one's weights are lifted.
         """
-        for j in range(self.plan.block_k // self.fold):
-            if not self.grouped:
-                self.product(t, ring, place, j, sums)
-                continue
-            part = self.no_sums(t)
-            self.product(t, ring, place, j, part)
-            zero = None if ring.zeros is None else self.per_column(t, ring.zeros, place, j)
-            assert ring.scales is not None
-            scale = self.factored(t, self.per_column(t, ring.scales, place, j))
-            products = self.corrected(t, part, zero)
-            t.assign(sums.products, t.fma(products, scale, sums.products))
+        held = self.stored_tiles(t, ring, place)
+        begun: Callable[[int], None] = lambda pending: None  # noqa: E731
+        for chunk in range(0, self.plan.block_k, max(self.fold, STEP)):
+            folds = range(chunk, chunk + max(self.fold, STEP), self.fold)
+            rows = {start: self.row_sums(t, ring, place, start, sums) for start in folds}
+            for panel, products in enumerate(sums.products):
+                for start in range(chunk, chunk + max(self.fold, STEP), self.depth):
+                    if start % STEP == 0:
+                        tile = next(held)
+                    if start % self.fold == 0:
+                        part = self.nothing(t) if self.grouped else products
+                    self.multiply_slice(t, self.slice_of(t, tile, start), ring, place, start, part)
+                    if (start + self.depth) % self.fold == 0:
+                        self.commit(t)
+                        begun(1)
+                        first = start + self.depth - self.fold
+                        begun = self.folding(t, ring, place, first, panel, part, rows[first], sums)
+        begun(0)
+
+    def folding(
+        self, t: Tracer, ring: Ring, place: Scalar, start: int, panel: int, part: Register,
+        rows: Register | None, sums: Sums,
+    ) -> Callable[[int], None]:  # fmt: skip
+        """What to do with a part when at most so many later ones are still being multiplied."""
+
+        def fold(pending: int) -> None:
+            if self.plan.warpgroups:
+                tiles = [tile for tile in (part, rows) if tile is not None]
+                t.wait_dots(pending, tuple(tiles) if self.grouped else ())
+            if ring.scales is None:
+                return
+            j = start // self.fold
+            zero = None if ring.zeros is None else self.per_column(t, ring.zeros, place, j, panel)
+            scale = self.factored(t, self.per_column(t, ring.scales, place, j, panel))
+            whole = self.corrected(t, part, rows, zero)
+            products = sums.products[panel]
+            t.assign(products, t.fma(whole, scale, products))
+
+        return fold
+
+    def row_sums(
+        self, t: Tracer, ring: Ring, place: Scalar, start: int, sums: Sums
+    ) -> Register | None:
+        """Begin the sums of A's rows, over the fold at `start`, for whoever needs them.
+
+        They are multiples of the factor, as the sums of lifted numbers are.
+        """
+        if sums.rows is None:
+            return None
+        rows = self.nothing(t) if self.grouped else sums.rows
+        panel = transpose(self.over_columns(weights.fragment_layout()))
+        ones = t.allocate_register(self.problem.a_dtype, panel, 1 / self.factor)
+        for at in range(start, start + self.fold, self.depth):
+            self.multiply_slice(t, self.slice_of(t, ones, at), ring, place, at, rows)
+        return rows
+
+    def multiply_slice(
+        self, t: Tracer, b: Register, ring: Ring, place: Scalar, start: int, part: Register
+    ) -> None:
+        """Add to `part` the product of `b` [columns, depth] and A's columns from `start` on."""
+        row, within = start // ROW, start % ROW
+        if self.plan.warpgroups:
+            t.warpgroup_dot(b, ring.a, (place, row, 0, within), part)
+            return
+        a = t.load_matrix(ring.a, (place, row, 0, 0), self.rows_of_a())
+        turned = t.view(a, a.dtype, transpose(a.layout))
+        if self.depth < ROW:
+            turned = t.slice(turned, 0, within, self.depth)
+        t.assign(part, t.dot(b, turned, part))
+
+    def commit(self, t: Tracer) -> None:
+        if self.plan.warpgroups:
+            t.commit_dots()
+
+    def slice_of(self, t: Tracer, tile: Register, start: int) -> Register:
+        """The part of a tile [columns, 64] that is multiplied at `start`."""
+        if self.depth == STEP:
+            return tile
+        part: Register = t.slice(tile, 1, start % STEP, self.depth)
+        return part
+
+    def stored_tiles(self, t: Tracer, ring: Ring, place: Scalar) -> Iterator[Register]:
+        """The panels of a step, transposed, in A's type; the words of each are read one ahead."""
+        outer = max(self.fold, STEP) // STEP
+        order = [
+            (chunk + tile, panel)
+            for chunk in range(0, self.plan.block_k // STEP, outer)
+            for panel in range(self.panels)
+            for tile in range(outer)
+        ]
+        ahead = self.words_of(t, ring, place, *order[0])
+        for following in [*order[1:], None]:
+            words = ahead
+            if following is not None:
+                ahead = self.words_of(t, ring, place, *following)
+            yield self.numbers_of(t, words)
+
+    def words_of(self, t: Tracer, ring: Ring, place: Scalar, tile: int, panel: int) -> Register:
+        of = self.problem.b_dtype
+        across = panel * self.plan.warps * weights.tile_words(of)
+        words: Register = t.load_shared(
+            ring.words, (place, tile, across), self.over_columns(weights.words_layout(of))
+        )
+        return words
+
+    def numbers_of(self, t: Tracer, words: Register) -> Register:
+        """Stored words as A's type, lifted or cast, [columns, 64]."""
+        of = self.problem.b_dtype
+        codes = t.view(words, of, self.over_columns(weights.tile_layout(of)))
+        values = t.lift(codes) if self.lifts else t.cast(codes, self.problem.a_dtype)
+        turned: Register = t.view(values, values.dtype, transpose(values.layout))
+        return turned
 
     def correct(self, t: Tracer, sources: Sources, unit: Walk, sums: Sums) -> None:
         """Make of the sums of lifted numbers those of weights, before they are joined."""
         zeros = sources.zeros
-        zero = None if zeros is None else self.from_memory(t, zeros, unit)
-        t.assign(sums.products, self.corrected(t, sums, zero))
-        for narrow in (sums.offsets, sums.rows):
-            if narrow is not None:
-                t.assign(narrow, t.allocate_register(f32, narrow.layout))
+        if self.plan.warpgroups:
+            rows = () if sums.rows is None else (sums.rows,)
+            t.wait_dots(0, (*sums.products, *rows))
+        for panel, products in enumerate(sums.products):
+            zero = None if zeros is None else self.from_memory(t, zeros, unit, panel)
+            t.assign(products, self.corrected(t, products, sums.rows, zero))
+        if sums.rows is not None:
+            t.assign(sums.rows, self.nothing(t))
 
-    def per_column(self, t: Tracer, held: Shared, place: Scalar, j: int) -> Register:
-        """A number for each column of C, from fold `j` of the ring, in float32."""
-        across = reduce(self.layout_c(), (0,))
-        column: Register = t.cast(t.load_shared(held, (place, j, 0), across), f32)
-        return column
+    def corrected(
+        self, t: Tracer, products: Register, rows: Register | None, zero: Register | None
+    ) -> Register:
+        """A @ (Q - zero), from sums of lifted numbers and of A's rows; without the factor."""
+        if rows is None:
+            return products
+        column = reduce(self.sums_layout(), (1,))
+        offset = t.allocate_register(f32, column, -self.offset)
+        less = offset if zero is None else t.sub(offset, zero) if self.offset else t.neg(zero)
+        whole: Register = t.fma(rows, less, products)
+        return whole
 
     def factored(self, t: Tracer, scale: Register) -> Register:
         """The scale of lifted numbers."""
-        factor = lift_factor(self.problem.b_dtype) if self.lifts else 1.0
-        if factor == 1:
+        if self.factor == 1:
             return scale
-        product: Register = t.mul(scale, t.allocate_register(f32, scale.layout, factor))
+        product: Register = t.mul(scale, t.allocate_register(f32, scale.layout, self.factor))
         return product
 
-    def corrected(self, t: Tracer, sums: Sums, zero: Register | None) -> Register:
-        """A @ (Q - zero), from sums of lifted numbers."""
-        products = sums.products
-        if sums.offsets is not None:
-            products = t.sub(products, self.one_column(t, sums.offsets))
-        if sums.rows is not None and zero is not None:
-            products = t.fma(t.neg(self.one_column(t, sums.rows)), zero, products)
-        return products
-
-    def one_column(self, t: Tracer, wide: Register) -> Register:
-        """The first of the equal columns of `wide`, held by every lane that holds its row of C."""
-        copies = self.rows_layout(local(2, 1) * spatial(8, 1) * replicate(4, 2) * local(1, 2))
-        column: Register = t.slice(t.view(wide, f32, copies), 1, 0, 1)
+    def per_column(self, t: Tracer, held: Shared, place: Scalar, fold: int, panel: int) -> Register:
+        """A number for each column of a panel, from the ring, in float32: [columns, 1]."""
+        across = transpose(reduce(self.sums_layout(), (1,)))
+        numbers = t.cast(t.load_shared(held, (place, fold, panel * self.columns), across), f32)
+        column: Register = t.view(numbers, f32, transpose(across))
         return column
 
-    def no_sums(self, t: Tracer) -> Sums:
-        narrow = self.rows_layout(ATOM_C)
-        return Sums(
-            t.allocate_register(f32, self.layout_c()),
-            t.allocate_register(f32, narrow) if self.offsets else None,
-            t.allocate_register(f32, narrow) if self.problem.zeros else None,
-        )
+    def from_memory(self, t: Tracer, source: Global, unit: Walk, panel: int) -> Register:
+        """A number for each column of a panel, of the only group, in float32: [columns, 1]."""
+        across = transpose(reduce(self.sums_layout(), (1,)))
+        column = unit.column * self.plan.block_n + panel * self.columns
+        held = t.load_global(source, (0, column), across, check=(1,) * self.check_n)
+        numbers: Register = t.view(t.cast(held, f32), f32, transpose(across))
+        return numbers
 
-    def product(self, t: Tracer, ring: Ring, place: Scalar, j: int, sums: Sums) -> None:
-        """Add fold `j` of a step to `sums`."""
-        for start in range(j * self.fold, (j + 1) * self.fold, self.depth):
-            a = t.load_matrix(ring.a, (place, 0, start), self.layout_a(self.depth))
-            b = self.weight(t, ring, place, start // STEP)
-            if self.depth < STEP:
-                b = t.slice(b, 0, start % STEP, self.depth)
-            t.assign(sums.products, t.dot(a, b, sums.products))
-            if sums.offsets is not None:
-                t.assign(sums.offsets, t.dot(a, self.offset_tile(t, start), sums.offsets))
-            if sums.rows is not None:
-                ones = t.allocate_register(a.dtype, self.in_every_warp(self.depth), 1)
-                t.assign(sums.rows, t.dot(a, ones, sums.rows))
+    def nothing(self, t: Tracer) -> Register:
+        """Sums of a panel that nothing was added to."""
+        zeros: Register = t.allocate_register(f32, self.sums_layout())
+        return zeros
 
-    def offset_tile(self, t: Tracer, start: int) -> Register:
-        """What lifting adds to rows of a stored tile from `start` on: a lifted tile of zeros."""
-        of = self.problem.b_dtype
-        warps = replicate(self.plan.warps_m * self.plan.warps_n, 2)
-        lifted = t.lift(t.allocate_register(of, warps * weights.tile_layout(of)))
-        narrow: Register = t.slice(lifted, 1, 0, 8)
-        if self.depth < STEP:
-            narrow = t.slice(narrow, 0, start % STEP, self.depth)
-        return narrow
-
-    def weight(self, t: Tracer, ring: Ring, place: Scalar, tile: int) -> Register:
-        """The stored tiles in row `tile` of a step, as A's type: load words, view, lift or cast."""
-        of = self.problem.b_dtype
-        words = t.load_shared(
-            ring.words, (place, tile, 0), self.over_columns(weights.words_layout(of))
-        )
-        codes = t.view(words, of, self.over_columns(weights.tile_layout(of)))
-        values: Register = t.lift(codes) if self.lifts else t.cast(codes, self.problem.a_dtype)
-        return values
+    def no_rows(self, t: Tracer) -> Register | None:
+        return self.nothing(t) if self.problem.zeros or self.offset else None
 
     def gather(
         self, t: Tracer, p: dict[str, Var], unit: Walk, share: Scalar, begin: Scalar, end: Scalar,
-        sums: Register,
+        sums: list[Register],
     ) -> Var:  # fmt: skip
         """1 if `sums` is now all of the tile: the block did all of it, or is the last to arrive.
 
         Block b leaves what it has of the tile in which it begins in slot 2b of the workspace, of a
         later one in slot 2b + 1.
         """
-        tile_size = self.plan.block_m * self.plan.block_n
+        panel_size = self.columns * self.plan.block_m
+        tile_size = panel_size * self.panels
         slots = t.view_global(p["workspace"], f32, (p["blocks"] * 2, tile_size), (tile_size, 1))
         first = t.let(unit.tile * unit.steps)
         stop = first + unit.steps
         done = t.let((begin <= first) & (stop <= end))
         with t.when(equal(done, 0)):
             mine = t.blocks[0] * 2 + (begin <= first)
-            t.store_global(slots, t.view(sums, f32, self.raw_c()), (mine, 0), check=())
+            for panel, part in enumerate(sums):
+                raw = t.view(part, f32, self.raw_sums())
+                t.store_global(slots, raw, (mine, panel * panel_size), check=())
             counters = t.view_global(p["counters"], i32, (unit.tile + 1,), (1,))
             arrived = t.atomic_add(counters, (unit.tile,), 1)
             oldest, newest = t.let(first // share), t.let((stop - 1) // share)
             with t.when(equal(arrived, newest - oldest)):
-                t.assign(sums, t.allocate_register(f32, sums.layout))
+                for part in sums:
+                    t.assign(part, self.nothing(t))
                 for block in t.range(oldest, newest + 1):
                     slot = block * 2 + (block * share <= first)
-                    part = t.load_global(slots, (slot, 0), self.raw_c(), check=())
-                    t.assign(sums, t.add(sums, t.view(part, f32, sums.layout)))
+                    for panel, part in enumerate(sums):
+                        at = (slot, panel * panel_size)
+                        other = t.load_global(slots, at, self.raw_sums(), check=())
+                        t.assign(part, t.add(part, t.view(other, f32, part.layout)))
                 t.store_global(counters, t.allocate_register(i32, local(1)), (unit.tile,), check=())
                 t.set(done, 1)
         return done
 
-    def finish(self, t: Tracer, sources: Sources, c: Global, unit: Walk, sums: Register) -> None:
+    def finish(
+        self, t: Tracer, sources: Sources, c: Global, unit: Walk, sums: list[Register]
+    ) -> None:
         """Round the tile and write it."""
-        column = unit.column * self.plan.block_n
-        along_n = (1,) * self.check_n
-        if not self.grouped:
-            scale = self.factored(t, self.from_memory(t, sources.scales, unit))
-            sums = t.mul(sums, scale)
-        t.store_global(
-            c, t.cast(sums, c.dtype), (unit.row * self.plan.block_m, column), check=(0, *along_n)
-        )
-
-    def from_memory(self, t: Tracer, source: Global, unit: Walk) -> Register:
-        """A number for each column of C, of the only group, in float32."""
-        across, column = reduce(self.layout_c(), (0,)), unit.column * self.plan.block_n
-        held = t.load_global(source, (0, column), across, check=(1,) * self.check_n)
-        numbers: Register = t.cast(held, f32)
-        return numbers
+        check = (0, 1) if self.check_n else (1,)
+        for panel, products in enumerate(sums):
+            if not self.grouped:
+                scale = self.factored(t, self.from_memory(t, sources.scales, unit, panel))
+                products = t.mul(products, scale)
+            column = unit.column * self.plan.block_n + panel * self.columns
+            at = (column, unit.row * self.plan.block_m)
+            t.store_global(c, t.cast(products, c.dtype), at, check=check)
 
 
 def pack(codes: Any, b_dtype: str) -> Any:

@@ -8,24 +8,30 @@ from typing import Any
 from tilus.dtypes import DType, dtype
 from tilus.errors import TilusError
 from tilus.kernels.weights import TILE_K
+from tilus.target import DEFAULT, target
+
+WARPGROUPS = "sm_90a"  # what products by warpgroups need
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How the work is laid out; any schedule computes the same function.
 
-    A block of `warps_m` x `warps_n` warps makes tiles of `block_m` x `block_n`, `block_k` deep at a
-    time, with `stages` - 1 steps of copies in flight; `blocks_per_sm` blocks share a
-    multiprocessor.
+    A block of `warps` warps makes tiles of `block_m` x `block_n`, `block_k` deep at a time, with
+    `stages` - 1 steps of copies in flight; `blocks_per_sm` blocks share a multiprocessor. The
+    warps stand side by side along n; four of them multiply together where there are `warpgroups`.
     """
 
     block_m: int = 16
     block_n: int = 128
     block_k: int = 128
-    warps_m: int = 1
-    warps_n: int = 4
+    warps: int = 4
     stages: int = 4
     blocks_per_sm: int = 2
+    warpgroups: bool = False
+
+
+HEIGHTS = (8, 16, 32, 64, 128)
 
 
 def checked_schedule(schedule: dict[str, int]) -> Schedule:
@@ -34,12 +40,14 @@ def checked_schedule(schedule: dict[str, int]) -> Schedule:
         plan = Schedule(**schedule)
     except TypeError as unknown:
         raise TilusError(f"schedule {schedule}: there is {asdict(Schedule())}") from unknown
-    if plan.block_m % (16 * plan.warps_m) or plan.block_n % (16 * plan.warps_n):
-        raise TilusError(f"{plan}: each warp makes whole 16 x 16 parts of the tile")
+    if plan.block_m not in HEIGHTS or plan.block_n % (16 * plan.warps):
+        raise TilusError(f"{plan}: block_m is one of {HEIGHTS}, and 16 * warps divides block_n")
     if plan.block_k % TILE_K or plan.block_k & (plan.block_k - 1) or plan.stages < 2:
         raise TilusError(
             f"{plan}: block_k is a power of two from {TILE_K}, and there are 2 stages up"
         )
+    if plan.warpgroups and plan.warps % 4:
+        raise TilusError(f"{plan}: a warpgroup has 4 warps")
     return plan
 
 
@@ -49,12 +57,13 @@ def schedule_of(parameters: dict[str, Any]) -> Schedule:
     return checked_schedule({name: v for name, v in parameters.items() if name in names})
 
 
-def schedules(b_dtype: str, group_size: int, m: int) -> list[dict[str, int]]:
+def schedules(b_dtype: str, group_size: int, m: int, arch: str = DEFAULT) -> list[dict[str, int]]:
     """The schedules worth trying for `m` rows, as parameters of `program`, best guess first."""
-    return [asdict(plan) for plan in schedule_space(dtype(b_dtype), group_size, m)]
+    groups = target(arch).supports(WARPGROUPS)
+    return [asdict(plan) for plan in schedule_space(dtype(b_dtype), group_size, m, groups)]
 
 
-# (block_n, block_k, warps_n, stages, blocks_per_sm): what was among the fastest somewhere when the
+# (block_n, block_k, warps, stages, blocks_per_sm): what was among the fastest somewhere when the
 # whole space was measured on an H200 for 1, 2, 4, 6 and 8 bits
 FLAT = (
     (256, 128, 4, 3, 2), (128, 128, 2, 3, 4), (128, 256, 4, 3, 2), (128, 128, 4, 3, 2),
@@ -65,12 +74,12 @@ FLAT = (
 TALL = ((128, 64, 4, 4, 1), (128, 128, 8, 3, 1), (256, 64, 8, 3, 1), (64, 64, 4, 4, 2))
 
 
-def schedule_space(b_dtype: DType, group_size: int, m: int) -> Iterator[Schedule]:
+def schedule_space(b_dtype: DType, group_size: int, m: int, warpgroups: bool) -> Iterator[Schedule]:
     """Tiles as tall as m asks for, and of the rows above those whose ring fits."""
-    block_m = next((size for size in (16, 32, 64) if m <= size), 128)
-    for block_n, block_k, warps_n, stages, blocks_per_sm in FLAT if block_m == 16 else TALL:
-        plan = Schedule(block_m, block_n, block_k, 1, warps_n, stages, blocks_per_sm)
-        if stages <= most_stages(plan, b_dtype, group_size):
+    block_m = next((height for height in HEIGHTS if m <= height), HEIGHTS[-1])
+    for block_n, block_k, warps, stages, blocks_per_sm in FLAT if block_m <= 16 else TALL:
+        plan = Schedule(block_m, block_n, block_k, warps, stages, blocks_per_sm, warpgroups)
+        if stages <= most_stages(plan, b_dtype, group_size) and not (warpgroups and warps % 4):
             yield plan
 
 

@@ -87,16 +87,25 @@ template <int LOW, int HIGH> FUNCTION uint32_t pair(const uint32_t* words) {
   else return permute_bytes(words[LOW / 2], words[HIGH / 2], low | high);
 }
 
-// One word whose halves hold the N-bit fields at bits LOW and HIGH of `words`, equally far in:
-// `place` says how far. 16 divides HIGH - LOW.
-template <int N, int LOW, int HIGH> struct Halves {
+// 32 bits from bit FIRST on; beyond the last that an N-bit field there needs, any.
+template <int FIRST, int N> FUNCTION uint32_t bits_from(const uint32_t* words) {
+  constexpr int word = FIRST / 32, shift = FIRST % 32;
+  if constexpr (shift + N <= 32) return words[word] >> shift;
+  else return funnel_right(words[word], words[word + 1], shift);
+}
+
+// One word whose halves hold the N-bit fields at bits LOW and HIGH of `words`, equally far in, among
+// other bits: `place` says how far. Fields that straddle halves are moved to WANTED. 16 divides
+// HIGH - LOW.
+template <int N, int LOW, int HIGH, int WANTED> struct Halves {
   static_assert((HIGH - LOW) % 16 == 0, "the fields lie equally far into their halves");
   static constexpr bool straddles = LOW % 16 + N > 16;
-  static constexpr int place = straddles ? 0 : LOW % 16;
+  static constexpr int place = straddles ? WANTED : LOW % 16;
 
   static FUNCTION uint32_t word(const uint32_t* words) {
+    constexpr int end = WANTED + N;
     if constexpr (straddles)
-      return permute_bytes(get_bits<LOW, N>(words), get_bits<HIGH, N>(words), 0x5410);
+      return permute_bytes(bits_from<LOW - WANTED, end>(words), bits_from<HIGH - WANTED, end>(words), 0x5410);
     else return pair<LOW / 16, HIGH / 16>(words);
   }
 };
@@ -113,7 +122,7 @@ template <int N> struct Integer<I<N>> { static constexpr uint32_t sign = 1u << (
 // 2^(10 - p) makes the number 2^(10 - p) + q; a sign bit is flipped on the way, which adds
 // 2^(N - 1). One subtraction takes both off again, exactly.
 template <class T, int LOW, int HIGH, int SHIFT> struct Lifted {
-  using Fields = Halves<T::bits, LOW, HIGH>;
+  using Fields = Halves<T::bits, LOW, HIGH, 0>;
   static constexpr int p = Fields::place - SHIFT;
   static constexpr uint32_t magic = f16_power_of_two(10 - p), sign = Integer<T>::sign << p;
   static constexpr uint32_t offset = both(magic + sign);  // as a float16: one mantissa bit is set
@@ -123,9 +132,6 @@ template <class T, int LOW, int HIGH, int SHIFT> struct Lifted {
     return and_xor(Fields::word(words) >> SHIFT, mask, both(magic ^ sign));
   }
 };
-template <class T, int LOW, int HIGH, int SHIFT> FUNCTION uint32_t lift_integers(const uint32_t* words) {
-  return Lifted<T, LOW, HIGH, SHIFT>::word(words);
-}
 template <class T, int LOW, int HIGH, int SHIFT> FUNCTION uint32_t integers_to_f16(const uint32_t* words) {
   using L = Lifted<T, LOW, HIGH, SHIFT>;
   return sub_f16_pair(L::word(words), L::offset);
@@ -134,6 +140,12 @@ template <class T, int LOW, int HIGH, int SHIFT> FUNCTION uint32_t integers_to_f
 template <int BY> FUNCTION uint32_t shift_left(uint32_t word) {
   if constexpr (BY >= 0) return word << BY;
   else return word >> -BY;
+}
+// Two integers at bit PLACE of subnormal numbers, which count in steps of 2^(PLACE - 24).
+template <class T, int LOW, int HIGH, int PLACE> FUNCTION uint32_t lift_integers(const uint32_t* words) {
+  using Fields = Halves<T::bits, LOW, HIGH, PLACE>;
+  constexpr uint32_t mask = both(((1u << T::bits) - 1) << PLACE), sign = both(Integer<T>::sign << PLACE);
+  return and_xor(shift_left<PLACE - Fields::place>(Fields::word(words)), mask, sign);
 }
 
 // Two floats of E exponent and M mantissa bits at their places in a 16-bit float of MANTISSA
@@ -148,7 +160,7 @@ struct Placed<F<E, M, S>, MANTISSA, LOW, HIGH> {
 
   static FUNCTION uint32_t word(const uint32_t* words) {
     constexpr int N = 1 + E + M;
-    using Fields = Halves<N, LOW, HIGH>;
+    using Fields = Halves<N, LOW, HIGH, 16 - N>;
     constexpr uint32_t size = both(((1u << (E + M)) - 1) << (MANTISSA - M));
     const uint32_t word = Fields::word(words);
     const uint32_t sign = shift_left<16 - N - Fields::place>(word) & both(0x8000);
@@ -183,7 +195,7 @@ template <class T, int LOW, int HIGH> FUNCTION uint32_t floats_through_bf16(cons
 
 // Integers of up to 7 bits to bfloat16, as to float16; the subtraction is a fused multiply-add.
 template <class T, int LOW, int HIGH, int SHIFT> FUNCTION uint32_t integers_to_bf16(const uint32_t* words) {
-  using Fields = Halves<T::bits, LOW, HIGH>;
+  using Fields = Halves<T::bits, LOW, HIGH, 0>;
   constexpr int p = Fields::place - SHIFT;
   constexpr uint32_t magic = bf16_power_of_two(7 - p), sign = Integer<T>::sign << p;
   constexpr uint32_t mask = both(((1u << T::bits) - 1) << p);
