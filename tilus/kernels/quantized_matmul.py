@@ -175,6 +175,7 @@ class Kernel:
         # a scale holds for the steps of k between two folds of the partial sum
         self.fold = gcd(problem.group_size, plan.block_k) if self.grouped else STEP
         self.depth = min(self.fold, STEP)  # how deep the slices are that are multiplied
+        self.chunk = max(self.fold, STEP)
         self.lifts = problem.a_dtype == f16 and weights.lifts(problem.b_dtype)
         self.factor = lift_factor(problem.b_dtype) if self.lifts else 1.0
         self.offset = lift_offset(problem.b_dtype) if self.lifts else 0.0
@@ -312,54 +313,69 @@ class Kernel:
                 )  # fmt: skip
 
     def multiply(self, t: Tracer, ring: Ring, place: Scalar, sums: Sums) -> None:
-        """Add the product of one step to `sums`, a fold and a panel of columns at a time.
+        """Add the product of one step to `sums`, in chunks of whole tiles and whole folds."""
+        for chunk in t.range(0, self.plan.block_k // self.chunk, unroll=0):
+            self.multiply_chunk(t, ring, place, chunk, sums)
+        self.wait(t, 0, *sums.products, *([] if sums.rows is None else [sums.rows]))
+
+    def multiply_chunk(
+        self, t: Tracer, ring: Ring, place: Scalar, chunk: Scalar, sums: Sums
+    ) -> None:
+        """A panel of columns at a time, and of it a fold.
 
         A group's part of the result is scale * (A @ Q - zero * (the sums of A's rows)), so scales
         and zeros meet the sums, in float32, and not every weight. So does what lifting leaves out.
         The tensor cores work on one part while the next one's weights are lifted.
         """
-        held = self.stored_tiles(t, ring, place)
+        first_tile, first_fold = chunk * (self.chunk // STEP), chunk * (self.chunk // self.fold)
+        held = self.stored_tiles(t, ring, place, first_tile)
+        rows = [
+            self.row_sums(t, ring, place, first_tile, start, sums)
+            for start in range(0, self.chunk, self.fold)
+        ]
         begun: Callable[[int], None] = lambda pending: None  # noqa: E731
-        for chunk in range(0, self.plan.block_k, max(self.fold, STEP)):
-            folds = range(chunk, chunk + max(self.fold, STEP), self.fold)
-            rows = {start: self.row_sums(t, ring, place, start, sums) for start in folds}
-            for panel, products in enumerate(sums.products):
-                for start in range(chunk, chunk + max(self.fold, STEP), self.depth):
-                    if start % STEP == 0:
-                        tile = next(held)
-                    if start % self.fold == 0:
-                        part = self.nothing(t) if self.grouped else products
-                    self.multiply_slice(t, self.slice_of(t, tile, start), ring, place, start, part)
-                    if (start + self.depth) % self.fold == 0:
-                        self.commit(t)
-                        begun(1)
-                        first = start + self.depth - self.fold
-                        begun = self.folding(t, ring, place, first, panel, part, rows[first], sums)
-        begun(0)
+        for panel, products in enumerate(sums.products):
+            for start in range(0, self.chunk, self.depth):
+                if start % STEP == 0:
+                    tile = next(held)
+                if start % self.fold == 0:
+                    part = self.nothing(t) if self.grouped else products
+                b, row = self.slice_of(t, tile, start), first_tile + start // ROW
+                self.multiply_slice(t, b, ring, place, row, start % ROW, part)
+                if (start + self.depth) % self.fold == 0:
+                    self.commit(t)
+                    begun(1)
+                    j = start // self.fold
+                    begun = self.folding(t, ring, place, first_fold + j, panel, part, rows[j], sums)
+        begun(0 if self.grouped else 1)
 
     def folding(
-        self, t: Tracer, ring: Ring, place: Scalar, start: int, panel: int, part: Register,
+        self, t: Tracer, ring: Ring, place: Scalar, fold: Scalar, panel: int, part: Register,
         rows: Register | None, sums: Sums,
     ) -> Callable[[int], None]:  # fmt: skip
         """What to do with a part when at most so many later ones are still being multiplied."""
 
-        def fold(pending: int) -> None:
-            if self.plan.warpgroups:
-                tiles = [tile for tile in (part, rows) if tile is not None]
-                t.wait_dots(pending, tuple(tiles) if self.grouped else ())
+        def finish(pending: int) -> None:
             if ring.scales is None:
+                self.wait(t, pending)
                 return
-            j = start // self.fold
-            zero = None if ring.zeros is None else self.per_column(t, ring.zeros, place, j, panel)
-            scale = self.factored(t, self.per_column(t, ring.scales, place, j, panel))
-            whole = self.corrected(t, part, rows, zero)
+            self.wait(t, pending, part, *([] if rows is None else [rows]))
+            zero = None
+            if ring.zeros is not None:
+                zero = self.per_column(t, ring.zeros, place, fold, panel)
+            scale = self.factored(t, self.per_column(t, ring.scales, place, fold, panel))
             products = sums.products[panel]
-            t.assign(products, t.fma(whole, scale, products))
+            t.assign(products, t.fma(self.corrected(t, part, rows, zero), scale, products))
 
-        return fold
+        return finish
+
+    def wait(self, t: Tracer, pending: int, *tiles: Register) -> None:
+        """All but so many products are done, those in `tiles` among them."""
+        if self.plan.warpgroups:
+            t.wait_dots(pending, tiles)
 
     def row_sums(
-        self, t: Tracer, ring: Ring, place: Scalar, start: int, sums: Sums
+        self, t: Tracer, ring: Ring, place: Scalar, first_tile: Scalar, start: int, sums: Sums
     ) -> Register | None:
         """Begin the sums of A's rows, over the fold at `start`, for whoever needs them.
 
@@ -371,14 +387,16 @@ class Kernel:
         panel = transpose(self.over_columns(weights.fragment_layout()))
         ones = t.allocate_register(self.problem.a_dtype, panel, 1 / self.factor)
         for at in range(start, start + self.fold, self.depth):
-            self.multiply_slice(t, self.slice_of(t, ones, at), ring, place, at, rows)
+            b, row = self.slice_of(t, ones, at), first_tile + at // ROW
+            self.multiply_slice(t, b, ring, place, row, at % ROW, rows)
         return rows
 
     def multiply_slice(
-        self, t: Tracer, b: Register, ring: Ring, place: Scalar, start: int, part: Register
-    ) -> None:
-        """Add to `part` the product of `b` [columns, depth] and A's columns from `start` on."""
-        row, within = start // ROW, start % ROW
+        self, t: Tracer, b: Register, ring: Ring, place: Scalar, row: Scalar, within: int,
+        part: Register,
+    ) -> None:  # fmt: skip
+        """Add to `part` the product of `b` [columns, depth] and columns of A: those of a row of the
+        ring's tile, from `within` on."""
         if self.plan.warpgroups:
             t.warpgroup_dot(b, ring.a, (place, row, 0, within), part)
             return
@@ -399,15 +417,12 @@ class Kernel:
         part: Register = t.slice(tile, 1, start % STEP, self.depth)
         return part
 
-    def stored_tiles(self, t: Tracer, ring: Ring, place: Scalar) -> Iterator[Register]:
-        """The panels of a step, transposed, in A's type; the words of each are read one ahead."""
-        outer = max(self.fold, STEP) // STEP
-        order = [
-            (chunk + tile, panel)
-            for chunk in range(0, self.plan.block_k // STEP, outer)
-            for panel in range(self.panels)
-            for tile in range(outer)
-        ]
+    def stored_tiles(
+        self, t: Tracer, ring: Ring, place: Scalar, first: Scalar
+    ) -> Iterator[Register]:
+        """The panels of a chunk, transposed, in A's type; the words of each are read one ahead."""
+        tiles = range(self.chunk // STEP)
+        order = [(first + tile, panel) for panel in range(self.panels) for tile in tiles]
         ahead = self.words_of(t, ring, place, *order[0])
         for following in [*order[1:], None]:
             words = ahead
@@ -415,7 +430,7 @@ class Kernel:
                 ahead = self.words_of(t, ring, place, *following)
             yield self.numbers_of(t, words)
 
-    def words_of(self, t: Tracer, ring: Ring, place: Scalar, tile: int, panel: int) -> Register:
+    def words_of(self, t: Tracer, ring: Ring, place: Scalar, tile: Scalar, panel: int) -> Register:
         of = self.problem.b_dtype
         across = panel * self.plan.warps * weights.tile_words(of)
         words: Register = t.load_shared(
@@ -434,9 +449,6 @@ class Kernel:
     def correct(self, t: Tracer, sources: Sources, unit: Walk, sums: Sums) -> None:
         """Make of the sums of lifted numbers those of weights, before they are joined."""
         zeros = sources.zeros
-        if self.plan.warpgroups:
-            rows = () if sums.rows is None else (sums.rows,)
-            t.wait_dots(0, (*sums.products, *rows))
         for panel, products in enumerate(sums.products):
             zero = None if zeros is None else self.from_memory(t, zeros, unit, panel)
             t.assign(products, self.corrected(t, products, sums.rows, zero))
@@ -462,7 +474,7 @@ class Kernel:
         product: Register = t.mul(scale, t.allocate_register(f32, scale.layout, self.factor))
         return product
 
-    def per_column(self, t: Tracer, held: Shared, place: Scalar, fold: int, panel: int) -> Register:
+    def per_column(self, t: Tracer, held: Shared, place: Scalar, fold: Scalar, panel: int) -> Register:
         """A number for each column of a panel, from the ring, in float32: [columns, 1]."""
         across = transpose(reduce(self.sums_layout(), (1,)))
         numbers = t.cast(t.load_shared(held, (place, fold, panel * self.columns), across), f32)

@@ -34,7 +34,7 @@ class Schedule:
 HEIGHTS = (8, 16, 32, 64, 128)
 
 
-def checked_schedule(schedule: dict[str, int]) -> Schedule:
+def checked_schedule(schedule: dict[str, Any]) -> Schedule:
     """The schedule, or a sentence what does not fit."""
     try:
         plan = Schedule(**schedule)
