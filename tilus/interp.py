@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tilus.dtypes import DType
-from tilus.errors import TilusError
+from tilus.errors import TilusError, asked_by
 from tilus.ir import (
     PLAIN,
     Break,
@@ -122,9 +122,10 @@ class RunningBlock:
 
     def step(self, statement: Statement) -> Waits:
         match statement:
-            case Do(instruction, out):
+            case Do(instruction, out, where):
                 assert isinstance(instruction, Inst)
-                yield from self.perform(instruction, out)
+                with asked_by(where):
+                    yield from self.perform(instruction, out)
             case Let(var, value) | Set(var, value):
                 self.env[var.name] = evaluate(value, self.env)
             case If(condition, then, otherwise):

@@ -40,6 +40,7 @@ from tilus.ir import (
 )
 from tilus.isa import ISA, Inst
 from tilus.isa.elementwise import OPS, Elementwise
+from tilus.where import calling_line, mark
 
 Grid = tuple[Scalar, Scalar, Scalar]
 PREFIX: dict[type, str] = {Register: "r", Shared: "s", Global: "g", Var: "v"}
@@ -65,7 +66,7 @@ class Tracer:
         out = inst.result()
         if isinstance(out, Tensor | Var):
             out = replace(out, name=self._fresh(PREFIX[type(out)]))
-        self._add(Do(inst, out))
+        self._add(Do(inst, out, calling_line()))
         return out
 
     def let(self, value: Scalar) -> Var:
@@ -143,10 +144,17 @@ def trace(
     threads: int,
     blocks_per_sm: int = 1,
 ) -> Program:
-    """The program that `kernel` writes when it is called with a tracer and its parameters."""
+    """The program that `kernel` writes when it is called with a tracer and its parameters.
+
+    An error that it meets ends with the line of the kernel that asked.
+    """
     arguments = [Var(p.name) for p in parameters]
     tracer = Tracer()
-    kernel(tracer, *arguments)
+    try:
+        kernel(tracer, *arguments)
+    except TilusError as wrong:
+        mark(wrong)
+        raise
     body = tracer.finish()
     program = Program(name, tuple(parameters), grid(*arguments), threads, body, blocks_per_sm)
     check_names(program)

@@ -8,6 +8,7 @@ introduces it, later ones set it.
 
 import ast
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -40,6 +41,7 @@ from tilus.layout import Layout, layout
 
 INDENT = "    "
 LONGEST = 1 << 22  # characters of a program that is read
+SHOWN = 80  # characters of it in an error
 DEEPEST = 64  # statements or expressions inside each other
 
 
@@ -125,7 +127,7 @@ def from_text(text: str) -> Program:
         raise TilusError(f"not a program: {wrong}") from wrong
     match tree.body:
         case [ast.FunctionDef() as function]:
-            return Reader().program(function)
+            return Reader(text).program(function)
     raise TilusError("not a program: want one @program(...) def name(...): ...")
 
 
@@ -142,7 +144,8 @@ HEAD = "want @program(grid=(x, y, z), threads=n, blocks_per_sm=b)"
 class Reader:
     """Reads one program; `names` holds what its text has named so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
+        self.lines = re.split(r"\r\n?|\n", text)
         self.names: dict[str, Tensor | Var] = {name: Var(name) for name in GRID}
         self.depth = 0
 
@@ -179,7 +182,7 @@ class Reader:
     def statement(self, node: ast.stmt) -> Statement:
         match node:
             case ast.Expr(ast.Call() as call):
-                return Do(self.instruction(call), None)
+                return Do(self.instruction(call), None, self.where(node))
             case ast.Assign([ast.Name(name)], ast.Call(func=ast.Name(function)) as call) if (
                 function in ISA
             ):
@@ -211,7 +214,7 @@ class Reader:
         if name in self.names or not isinstance(out, Tensor | Var):
             raise self.wrong(node, f"{inst.name} cannot be given the name {name}")
         self.names[name] = named = replace(out, name=name)
-        return Do(inst, named)
+        return Do(inst, named, self.where(node))
 
     def scalar(self, name: str, value: Scalar, node: ast.stmt) -> Statement:
         known = self.names.get(name)
@@ -267,6 +270,10 @@ class Reader:
         except (TilusError, TypeError, ValueError, AttributeError) as wrong:
             raise self.wrong(node, str(wrong)) from wrong
 
+    def where(self, node: ast.stmt) -> str:
+        """The line, for errors that come later."""
+        return f"line {node.lineno}: {self.lines[node.lineno - 1].strip()[:SHOWN]}"
+
     def wrong(self, node: ast.AST, why: str) -> TilusError:
         line = getattr(node, "lineno", 0)
-        return TilusError(f"line {line}: {ast.unparse(node)[:80]}: {why}")
+        return TilusError(f"line {line}: {ast.unparse(node)[:SHOWN]}: {why}")

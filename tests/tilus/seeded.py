@@ -33,6 +33,7 @@ LAYOUT = "tilus/layout.py"
 BITS, CASTS = "tilus/prelude/common/bits.cuh", "tilus/casts.py"
 ADDRESSING, MEMORY = "tilus/isa/addressing.py", "tilus/isa/memory.py"
 MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/quantized_matmul.py"
+WHERE = "tilus/where.py"
 ISA = ("tests/tilus/test_isa.py",)
 MATMUL = ("tests/tilus/test_quantized_matmul.py",)
 BARRIERS, HOST_HOPPER = "tilus/isa/barriers.py", "tilus/prelude/host/hopper.cuh"
@@ -223,6 +224,16 @@ BUGS = [
         "the distance between pieces is taken to be aligned", HOPPER),
     Bug(HOST_HOPPER, "if (!b.pending && !b.bytes)", "if (!b.pending)",
         "a phase ends on the host before its bytes have come", HOPPER),
+    Bug(WHERE, "return len(raw[:start].decode()), stop", "return start, stop",
+        "columns counted in bytes"),
+    Bug(WHERE, " or file == contextlib.__file__", "",
+        "a line of the standard library"),
+    Bug(WHERE, " and not path.is_relative_to(LIBRARY)", "",
+        "the kernel library has no lines"),
+    Bug(WHERE, "stop = len(line) if first != last else len(raw[:end].decode())",
+        "stop = len(raw[:end].decode())", "carets end where another line does"),
+    Bug("tilus/errors.py", "wrong.place or place(line, code)", "place(line, code)",
+        "the outermost place is told", ("tests/tilus/test_where.py",)),
 ]
 # fmt: on
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tilus.errors import TilusError
+from tilus.errors import TilusError, asked_by
 from tilus.ir import (
     GRID,
     OPERATORS,
@@ -125,9 +125,10 @@ class TextWriter:
 
     def write_statement(self, statement: Statement) -> None:
         match statement:
-            case Do(instruction, out):
+            case Do(instruction, out, where):
                 assert isinstance(instruction, Inst)
-                self.perform(instruction, out)
+                with asked_by(where):
+                    self.perform(instruction, out)
             case Let(var, value):
                 if var.name not in self._changing:
                     self.facts[var.name] = divisor(value, self.facts)
