@@ -2,14 +2,18 @@
 
 import hashlib
 import json
+import sys
+import time
 from dataclasses import dataclass
 
-from tilus import codegen
+from tilus import codegen, config, debug
 from tilus.ir import Program
 from tilus.runtime import host, nvrtc, prelude
 from tilus.runtime.nvrtc import Resources
 from tilus.target import DEFAULT, HOST
 from tilus.text import to_text
+
+PASSES: tuple[debug.Pass, ...] = ()  # what is done to a program before its text is written
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,16 @@ def compiler_versions() -> dict[str, str]:
 
 def kernel_key(program: Program, arch: str) -> str:
     """SHA-256 over all that decides the bytes: program, generated text, prelude, compiler, arch."""
-    return _key(program, codegen.generate(program, arch), arch)
+    return _key(program, text_of(program, arch), arch)
 
 
 def compile(program: Program, arch: str = DEFAULT) -> Compiled:
-    """`program` as a cubin for `arch`; needs no GPU."""
-    source = codegen.generate(program, arch)
-    built = nvrtc.compile_cubin(source.text, source.entry, arch, source.shared_bytes)
+    """`program` as a cubin for `arch`; needs no GPU. Says and keeps what the settings ask for."""
+    done = run_stages(program, arch)
+    if config.DEBUG:
+        print(debug.report(done, config.DEBUG), file=sys.stderr)
+    debug.keep(done, config.KEEP, config.OUT)
+    source, built = done.source, done.binary
     return Compiled(
         key=_key(program, source, arch),
         arch=arch,
@@ -58,6 +65,21 @@ def compile(program: Program, arch: str = DEFAULT) -> Compiled:
     )
 
 
+def run_stages(program: Program, arch: str = DEFAULT) -> debug.Compile:
+    """Every stage of a compile, to look at."""
+    steps = debug.run_passes(program, PASSES)
+    start = time.perf_counter()
+    source = codegen.generate(steps[-1].program, arch)
+    writing = time.perf_counter() - start
+    built = nvrtc.compile_cubin(source.text, source.entry, arch, source.shared_bytes)
+    return debug.Compile(arch, steps, source, writing, built)
+
+
+def text_of(program: Program, arch: str) -> codegen.Source:
+    """The CUDA text of `program` after the passes."""
+    return codegen.generate(debug.run_passes(program, PASSES)[-1].program, arch)
+
+
 def run_on_host(
     program: Program,
     arguments: dict[str, host.Argument],
@@ -65,7 +87,7 @@ def run_on_host(
     arch: str = HOST,
 ) -> None:
     """Run the generated text of `program` on this processor; arrays are written in place."""
-    source = codegen.generate(program, arch)
+    source = text_of(program, arch)
     library = host.build(source.text + codegen.host_entry(program, source))
     host.run(
         library,

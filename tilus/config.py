@@ -14,8 +14,15 @@ class Variable(NamedTuple):
 VARIABLES = (
     Variable("TILUS_CACHE", "~/.cache/tilus", "folder of compiled kernels, or off"),
     Variable("TILUS_CXX", "", "the C++ compiler of the host prelude, as a command"),
+    Variable("TILUS_DEBUG", "0", "what a compile says on stderr: 0 nothing, 1 a line a kernel, "
+             "2 passes, 3 programs, 4 CUDA, 5 registers and blocks per multiprocessor"),
+    Variable("TILUS_KEEP", "", "what a compile keeps: any of ir,cuda,ptx,sass"),
+    Variable("TILUS_OUT", "out", "the folder that it keeps them in, as <kernel>/<stage>"),
 )  # fmt: skip
 
-_VALUES = {v.name: os.environ.get(v.name, v.default) for v in VARIABLES}
-CACHE = Path(_VALUES["TILUS_CACHE"]).expanduser()
-CXX = _VALUES["TILUS_CXX"].split()
+VALUES = {v.name: os.environ.get(v.name, v.default) for v in VARIABLES}
+CACHE = Path(VALUES["TILUS_CACHE"]).expanduser()
+CXX = VALUES["TILUS_CXX"].split()
+DEBUG = int(VALUES["TILUS_DEBUG"])
+KEEP = tuple(stage.strip() for stage in VALUES["TILUS_KEEP"].split(",") if stage.strip())
+OUT = Path(VALUES["TILUS_OUT"]).expanduser()

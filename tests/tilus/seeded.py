@@ -33,11 +33,12 @@ LAYOUT = "tilus/layout.py"
 BITS, CASTS = "tilus/prelude/common/bits.cuh", "tilus/casts.py"
 ADDRESSING, MEMORY = "tilus/isa/addressing.py", "tilus/isa/memory.py"
 MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/quantized_matmul.py"
-WHERE = "tilus/where.py"
+WHERE, OCCUPANCY = "tilus/where.py", "tilus/occupancy.py"
 ISA = ("tests/tilus/test_isa.py",)
 MATMUL = ("tests/tilus/test_quantized_matmul.py",)
 BARRIERS, HOST_HOPPER = "tilus/isa/barriers.py", "tilus/prelude/host/hopper.cuh"
 HOPPER = ("tests/tilus/test_hopper.py",)
+DEBUG = ("tests/tilus/test_debug.py",)
 
 # fmt: off
 BUGS = [
@@ -232,6 +233,18 @@ BUGS = [
         "the kernel library has no lines"),
     Bug(WHERE, "stop = len(line) if first != last else len(raw[:end].decode())",
         "stop = len(raw[:end].decode())", "carets end where another line does"),
+    Bug(OCCUPANCY, "REGISTERS // QUARTERS // of_a_warp * QUARTERS", "REGISTERS // of_a_warp",
+        "a warp's registers lie in two quarters", DEBUG),
+    Bug(OCCUPANCY, "shared_bytes + SYSTEM_SHARED", "shared_bytes",
+        "the system's share is forgotten", DEBUG),
+    Bug(OCCUPANCY, "REGISTER_UNIT = 256", "REGISTER_UNIT = 32",
+        "registers are given one by one", DEBUG),
+    Bug("tilus/debug.py", "rungs[:level]", "rungs[level - 1 : level]",
+        "a level says only its own", DEBUG),
+    Bug("tilus/debug.py", "program = change(program)", "change(program)",
+        "passes that change nothing", DEBUG),
+    Bug("tilus/debug.py", "if step.program != last:", "if True:",
+        "programs shown that did not change", DEBUG),
     Bug("tilus/errors.py", "wrong.place or place(line, code)", "place(line, code)",
         "the outermost place is told", ("tests/tilus/test_where.py",)),
 ]

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from cuda.bindings import nvrtc
 from cuda.core import Program, ProgramOptions
 
 from tilus.errors import TilusError
@@ -62,6 +63,22 @@ def compile_cubin(text: str, entry: str, arch: str, shared_bytes: int) -> Binary
         raise TilusError(f"{entry} does not compile for {arch}: {failure}") from failure
     said = log.getvalue().strip("\0\n")
     return Binary(cubin, resources_of(said, shared_bytes), said, time.perf_counter() - start)
+
+
+def compile_ptx(text: str, entry: str, arch: str) -> str:
+    """The PTX of `text`, on its way to a cubin; cuda.core makes none where there is no driver."""
+    target(arch)
+    includes = [f"-I{folder}" for folder in prelude.CUDA]
+    flags = [f"-arch={arch.replace('sm', 'compute')}", *FLAGS[:1], *includes]
+    status, made = nvrtc.nvrtcCreateProgram(text.encode(), entry.encode(), 0, [], [])
+    (failed,) = nvrtc.nvrtcCompileProgram(made, len(flags), [flag.encode() for flag in flags])
+    if status or failed:
+        raise TilusError(f"{entry} does not compile for {arch}: {status or failed}")
+    _, size = nvrtc.nvrtcGetPTXSize(made)
+    ptx = bytearray(size)
+    nvrtc.nvrtcGetPTX(made, ptx)
+    nvrtc.nvrtcDestroyProgram(made)
+    return ptx.decode().rstrip("\0")
 
 
 def resources_of(log: str, shared_bytes: int) -> Resources:
