@@ -1,0 +1,7 @@
+"""python -m tilus.inspect"""
+
+import sys
+
+from tilus.inspect import main
+
+sys.exit(main())
