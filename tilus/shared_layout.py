@@ -94,7 +94,7 @@ class Access(NamedTuple):
     register: int
     registers: int
     wavefronts: int  # how many turns the banks take
-    least: int  # how many they would take if the words were spread evenly
+    least: int  # how many they take at the least: one each time that they are asked
 
 
 def access_width(shared: SharedLayout, held: Layout, dtype: DType) -> int:
@@ -115,8 +115,8 @@ def bank_conflicts(shared: SharedLayout, held: Layout, dtype: DType) -> tuple[Ac
     """What it takes each warp to move the tile at the corner of a tensor from or to registers.
 
     Shared memory is 32 banks of 4-byte words; in one turn, a wavefront, each bank gives one word to
-    all that ask for it. A warp asks at once with accesses of up to 4 bytes a thread, half by half
-    with 8, and quarter by quarter with 16. (CUDA C++ programming guide, "Shared Memory".)
+    all that ask for it (CUDA C++ programming guide, "Shared Memory"). A warp asks at once with
+    accesses of up to 4 bytes a thread, half by half with 8, and quarter by quarter with 16.
     """
     require_tile(shared, held, dtype)
     step = access_width(shared, held, dtype)
@@ -125,7 +125,7 @@ def bank_conflicts(shared: SharedLayout, held: Layout, dtype: DType) -> tuple[Ac
     index = (*[0] * lead, *held(threads, firsts))
     offsets = np.broadcast_to(shared(index), (held.threads, len(firsts))) * (dtype.bits // 8)
     bytes = step * dtype.bits // 8
-    together = WARP * BANK_BYTES // max(bytes, BANK_BYTES)  # lanes that ask at once
+    together = WARP * BANK_BYTES // bytes  # so many lanes ask at once, if there are as many
     found = []
     for warp in range(-(-held.threads // WARP)):
         lanes = offsets[warp * WARP : (warp + 1) * WARP]
@@ -134,8 +134,8 @@ def bank_conflicts(shared: SharedLayout, held: Layout, dtype: DType) -> tuple[Ac
                 words_of(lanes[at : at + together, place], bytes)
                 for at in range(0, len(lanes), together)
             ]
-            turns, least = sum(map(wavefronts, asked)), sum(map(fewest, asked))
-            found.append(Access(warp, int(register), step, turns, least))
+            turns = sum(map(wavefronts, asked))
+            found.append(Access(warp, int(register), step, turns, len(asked)))
     return tuple(found)
 
 
@@ -162,8 +162,3 @@ def wavefronts(words: set[int]) -> int:
     for word in words:
         busy[word % BANKS] += 1
     return max(busy)
-
-
-def fewest(words: set[int]) -> int:
-    """As many turns as all banks together need."""
-    return -(-len(words) // BANKS)

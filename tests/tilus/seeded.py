@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("tilus", "tests/tilus", "docs/layouts.md", "pyproject.toml")
+COPIED = ("tilus", "tests/tilus", "docs", "pyproject.toml")
 
 
 class Bug(NamedTuple):
@@ -33,12 +33,14 @@ LAYOUT = "tilus/layout.py"
 BITS, CASTS = "tilus/prelude/common/bits.cuh", "tilus/casts.py"
 ADDRESSING, MEMORY = "tilus/isa/addressing.py", "tilus/isa/memory.py"
 MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/quantized_matmul.py"
+SHARED, DRAWING = "tilus/shared_layout.py", "tilus/inspect/drawing.py"
 WHERE, OCCUPANCY = "tilus/where.py", "tilus/occupancy.py"
 ISA = ("tests/tilus/test_isa.py",)
 MATMUL = ("tests/tilus/test_quantized_matmul.py",)
 BARRIERS, HOST_HOPPER = "tilus/isa/barriers.py", "tilus/prelude/host/hopper.cuh"
 HOPPER = ("tests/tilus/test_hopper.py",)
 DEBUG = ("tests/tilus/test_debug.py",)
+INSPECT = ("tests/tilus/test_inspect.py",)
 
 # fmt: off
 BUGS = [
@@ -245,6 +247,40 @@ BUGS = [
         "passes that change nothing", DEBUG),
     Bug("tilus/debug.py", "if step.program != last:", "if True:",
         "programs shown that did not change", DEBUG),
+    Bug(SHARED, "WARP * BANK_BYTES // bytes", "WARP",
+        "all lanes of a wide access ask at once"),
+    Bug(SHARED, "return max(busy)", "return sum(busy)",
+        "every word takes a turn"),
+    Bug(SHARED, "{(int(address) + part) // BANK_BYTES for address",
+        "{int(address) // BANK_BYTES + part for address", "an access skips words"),
+    Bug(SHARED, "turns, len(asked))", "turns, 1)", "the least is one turn whatever is asked"),
+    Bug(SHARED, "return gcd(run, size, WIDEST * 8 // dtype.bits, *aligned)",
+        "return gcd(run, size, WIDEST * 8 // dtype.bits)", "accesses wider than swizzled pieces"),
+    Bug(SHARED, "return gcd(run, size, WIDEST", "return gcd(run, WIDEST",
+        "accesses across the end of a row"),
+    Bug(SHARED, "(*inner.swizzles, *outer)", "(*outer, *self.swizzles)",
+        "a product loses the swizzle of its copies"),
+    Bug(SHARED, "source=s.source + shift, target=s.target + shift", "source=s.source + shift",
+        "a product's swizzle hits the copies"),
+    Bug(SHARED, "if not np.array_equal(np.sort(swizzle(offsets)), offsets):", "if False:",
+        "swizzles that lose elements"),
+    Bug(SHARED, "min(bits, there)", "bits",
+        "bits above the tensor get a meaning in a product"),
+    Bug(DRAWING, '"#000000" if luminance(colour) > 0.179', '"#000000" if luminance(colour) > 0.4',
+        "white text on light cells", INSPECT),
+    Bug(DRAWING, "held[a(thread, register)].append((thread, register))",
+        "held.setdefault(a(thread, register), [(thread, register)])", "replicas are not drawn",
+        INSPECT),
+    Bug(DRAWING, "plane % extent)\n        plane //= extent", "plane % extent)",
+        "planes of four dimensions", INSPECT),
+    Bug("tilus/inspect/casts.py", "/ ELEMENTS for pair", "/ (2 * ELEMENTS) for pair",
+        "half the cost of a cast", INSPECT),
+    Bug("tilus/inspect/casts.py", 'MOVES = ("LD", "ST", "NOP")', 'MOVES = ("NOP",)',
+        "moves counted as work", INSPECT),
+    Bug("tilus/inspect/dtypes.py", "bits[1 : 1 + t.exponent], bits[1 + t.exponent :]",
+        "bits[1 : 1 + t.mantissa], bits[1 + t.mantissa :]", "fields in the wrong order", INSPECT),
+    Bug("tilus/inspect/__init__.py", "takes = TAKES.get(words[0], ()) if words else ()",
+        "takes = tuple(OPTIONS)", "options that mean nothing are taken", INSPECT),
     Bug("tilus/errors.py", "wrong.place or place(line, code)", "place(line, code)",
         "the outermost place is told", ("tests/tilus/test_where.py",)),
 ]

@@ -1,6 +1,8 @@
 """Looking inside: the manual is that of the code, and wrong questions get a sentence."""
 
+import doctest
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -86,7 +88,7 @@ def test_bank_conflicts_are_counted(swizzle: str) -> None:
 PICTURES = (
     spatial(8, 4) * local(1, 2), column_spatial(2, 3), local(3), spatial(),
     spatial(2, 2) * spatial(8, 4), reduce(spatial(8, 4) * local(2, 2), (1,)), replicate(2, 3),
-    spatial(2, 1, 2) * local(1, 2, 3), spatial(2, 1, 2, 2),
+    spatial(2, 1, 2) * local(1, 2, 3), spatial(2, 2, 1, 2),
 )  # fmt: skip
 INSIDE = "{http://www.w3.org/2000/svg}"
 
@@ -291,6 +293,21 @@ def test_the_command_prints_and_says_2_for_nonsense(command: list[str]) -> None:
     assert good.returncode == 0 and good.stdout.endswith("\n\n0:0 0:1\n") and not good.stderr
     bad = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, check=False)
     assert bad.returncode == 2 and not bad.stdout and bad.stderr.count("\n") == 1
+
+
+def test_the_page_on_looking_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "looking.md"
+    failures, examples = doctest.testfile(str(page), module_relative=False)
+    assert failures == 0 and examples > 5
+    blocks = re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
+    command = re.compile(r"^\$ tilus inspect (.*)\n((?:[^$].*\n|\n)*)", re.MULTILINE)
+    commands = command.findall("".join(blocks))
+    assert len(commands) == sum(block.count("$ ") for block in blocks) > 6
+    for question, wanted in commands:
+        shown = inspect.answer(shlex.split(question)) + "\n"
+        same = doctest.OutputChecker().check_output(wanted, shown, doctest.ELLIPSIS)
+        assert same, f"{question}\n{shown}"
 
 
 def test_the_command_is_installed_as_tilus() -> None:

@@ -42,10 +42,11 @@ def conflicts(accesses: tuple[Access, ...], bits: int) -> str:
     """How many accesses take how many wavefronts, the worst first."""
     alike = Counter((a.wavefronts, a.least) for a in accesses)
     lines = [
-        f"{count:5} {'takes' if count == 1 else 'take '} {turns:3} wavefronts, {least} at the least"
+        f"{count:5} x {turns:3} wavefronts, {least} at the least"
         for (turns, least), count in sorted(alike.items(), reverse=True)
     ]
     wide = accesses[0].registers * bits // 8
     turns, least = sum(a.wavefronts for a in accesses), sum(a.least for a in accesses)
-    head = f"{len(accesses)} accesses of a warp, {wide} bytes a thread:"
+    many = f"{len(accesses)} access{'es' if len(accesses) > 1 else ''}"
+    head = f"{many} of a warp, {wide} bytes a thread:"
     return "\n".join([head, *lines, f"total {turns} wavefronts, {least} at the least"])
