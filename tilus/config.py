@@ -20,9 +20,17 @@ VARIABLES = (
     Variable("TILUS_OUT", "out", "the folder that it keeps them in, as <kernel>/<stage>"),
 )  # fmt: skip
 
+
+def level(text: str) -> int:
+    """A rung of the debug ladder."""
+    if text not in tuple("012345"):
+        raise ValueError(f"TILUS_DEBUG={text}: there are the levels 0 to 5")
+    return int(text)
+
+
 VALUES = {v.name: os.environ.get(v.name, v.default) for v in VARIABLES}
 CACHE = Path(VALUES["TILUS_CACHE"]).expanduser()
 CXX = VALUES["TILUS_CXX"].split()
-DEBUG = int(VALUES["TILUS_DEBUG"])
+DEBUG = level(VALUES["TILUS_DEBUG"] or "0")
 KEEP = tuple(stage.strip() for stage in VALUES["TILUS_KEEP"].split(",") if stage.strip())
 OUT = Path(VALUES["TILUS_OUT"]).expanduser()

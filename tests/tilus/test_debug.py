@@ -87,6 +87,11 @@ def test_a_stage_that_is_not_there_gets_a_sentence() -> None:
     assert done.returncode and "no stage 'asm': there are ir, cuda, ptx, sass" in done.stderr
 
 
+def test_a_level_that_is_not_there_gets_a_sentence() -> None:
+    assert "TILUS_DEBUG=6: there are the levels 0 to 5" in run(TILUS_DEBUG="6").stderr
+    assert run(TILUS_DEBUG="").stderr == ""
+
+
 def waiting(threads: int) -> Program:
     def waits(t: Tracer, n) -> None:
         for _ in t.range(0, n):
