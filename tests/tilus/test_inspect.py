@@ -46,6 +46,13 @@ def test_every_instruction_has_a_page() -> None:
         assert f"## {name}(" in inspect.manual()
 
 
+def test_a_page_says_which_architectures_an_instruction_needs() -> None:
+    for name, kind in ISA.items():
+        needed = {arch for one in kind.samples() or [kind] for arch in one.needs}
+        said = re.search(r" Needs: (.*)\.$", inspect.page(name), re.MULTILINE)
+        assert set(re.findall(r"sm_\w+", said[1]) if said else ["sm_80"]) == needed
+
+
 def test_a_layout_is_drawn() -> None:
     drawn = ask("layout", "spatial(8, 4) * local(1, 2)")
     assert "shape (8, 8), 32 threads, 2 registers" in drawn
@@ -308,6 +315,13 @@ def test_the_page_on_looking_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyP
         shown = inspect.answer(shlex.split(question)) + "\n"
         same = doctest.OutputChecker().check_output(wanted, shown, doctest.ELLIPSIS)
         assert same, f"{question}\n{shown}"
+
+
+def test_who_reads_may_stop_early() -> None:
+    run = subprocess.Popen([sys.executable, "-m", "tilus", "inspect", "isa"], cwd=ROOT,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    run.stdout.close()
+    assert run.communicate()[1] == b"" and run.returncode == 0
 
 
 def test_the_command_is_installed_as_tilus() -> None:

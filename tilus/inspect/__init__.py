@@ -14,6 +14,7 @@ tilus inspect env                      the environment variables
 `python -m tilus.inspect` is the same.
 """
 
+import os
 import sys
 from inspect import cleandoc
 from pathlib import Path
@@ -101,7 +102,9 @@ def describe_environment() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print the answer; 2 where the question makes no sense."""
     try:
-        print(answer(sys.argv[1:] if arguments is None else arguments))
+        print(answer(sys.argv[1:] if arguments is None else arguments), flush=True)
+    except BrokenPipeError:  # who reads has seen enough; what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except TilusError as wrong:
         print(wrong, file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ from tilus.errors import TilusError
 from tilus.isa import ISA, Inst
 from tilus.isa.elementwise import OPS
 from tilus.layout import Layout
+from tilus.target import OLDEST
 from tilus.text import instruction_text
 
 HEAD = """\
@@ -33,9 +34,19 @@ def page(name: str) -> str:
     operands = ", ".join(f"{f.name}: {type_name(f.type)}" for f in fields(kind))  # type: ignore[arg-type]
     effect = " and ".join(flag.name.lower() for flag in kind.effect if flag.name) or "none"
     lines = [f"## {name}({operands})", "", cleandoc(kind.__doc__ or ""), "", f"Effect: {effect}."]
+    lines[-1] += needs(kind)
     if samples := kind.samples():
         lines += ["", f"    {sample_text(samples[0])}"]
     return "\n".join([*lines, ""])
+
+
+def needs(kind: type[Inst]) -> str:
+    """The architectures that an instruction needs, any of them, where not all will do."""
+    each = list(dict.fromkeys(sample.needs for sample in kind.samples())) or [kind.needs]
+    if each == [(OLDEST.name,)]:
+        return ""
+    ways = [" or ".join(some) for some in each]
+    return f" Needs: {', '.join(ways)}{', as its operands are' if len(ways) > 1 else ''}."
 
 
 def type_name(of: Any) -> str:
