@@ -184,6 +184,11 @@ def minimum(a: Scalar, b: Scalar) -> Scalar:
     return binary("min", a, b)
 
 
+def maximum(a: Scalar, b: Scalar) -> Scalar:
+    """The larger of the two."""
+    return binary("max", a, b)
+
+
 def ceil_div(a: Scalar, b: Scalar) -> Scalar:
     """`a / b`, rounded up."""
     return (a + (b - 1)) // b

@@ -37,6 +37,11 @@ def target(name: str) -> Target:
     return Target(name)
 
 
+def specific(name: str) -> str:
+    """The architecture with all features of the chip of `name`: sm_90a for sm_90."""
+    return f"{name}a" if f"{name}a" in ARCHITECTURES else target(name).name
+
+
 OLDEST = target("sm_80")
 DEFAULT = "sm_90"
 HOST = "sm_90a"  # what the host prelude can stand for

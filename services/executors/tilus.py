@@ -16,6 +16,7 @@ from services.executors.base import (
 )
 from services.messages import KernelSpec, Workload
 from tilus.kernels import LIBRARY
+from tilus.target import specific
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,12 +43,13 @@ def refusal(workload: Workload) -> str | None:
 
 
 def candidates(workload: Workload, arch: str) -> list[KernelSpec]:
-    """The library's schedules for this kind of problem, in its order."""
+    """The library's schedules for this kind of problem, in its order, with all that the chip has."""
+    chip = specific(arch)
     return [
         KernelSpec(
             executor=name,
             kernel=KERNEL,
-            arch=arch,
+            arch=chip,
             parameters={
                 "a_dtype": workload.a_dtype,
                 "b_dtype": workload.b_dtype,
@@ -58,7 +60,9 @@ def candidates(workload: Workload, arch: str) -> list[KernelSpec]:
                 **schedule,
             },
         )
-        for schedule in LIBRARY[KERNEL].schedules(workload.b_dtype, workload.group_size, workload.m)
+        for schedule in LIBRARY[KERNEL].schedules(
+            workload.b_dtype, workload.group_size, workload.m, chip
+        )
     ]
 
 

@@ -1,10 +1,11 @@
 """C[m, n] = sum over k of A[m, k] * (Q[k, n] - Z[k/g, n]) * S[k/g, n], for Q of 1 to 8 bits.
 
 Products and sums are float32, each result is rounded once, to A's type (float16 or bfloat16). The
-work is cut into units, one `block_k` deep step of one `block_m` x `block_n` tile of C. Block b of B
-takes an equal run of consecutive units, so all blocks end together whatever m, n and k are; where a
-run ends inside a tile, the blocks that share the tile leave their sums in the workspace and the
-last to arrive adds them up in order. The result is therefore the same in every launch.
+work is cut into units, one `block_k` deep step of one `block_m` x `block_n` tile of C. Each block
+takes a run of consecutive units, as many as any other or one more, so all blocks end together
+whatever m, n and k are; where a run ends inside a tile, the blocks that share the tile leave their
+sums in the workspace and the last to arrive adds them up in order. The result is therefore the same
+in every launch.
 
 The weight is read in its one stored format (`tilus.kernels.weights`), through a ring of `stages`
 asynchronous copies; each warp views its words as elements and lifts or casts them in registers.
@@ -34,6 +35,7 @@ from tilus.ir import (
     Var,
     ceil_div,
     equal,
+    maximum,
     minimum,
 )
 from tilus.isa.memory import MATRIX
@@ -140,6 +142,21 @@ class Sums:
     rows: Register | None
 
 
+class Shares:
+    """Which block does which units: each takes `least` of them, the first `more` blocks another."""
+
+    def __init__(self, t: Tracer, units: Scalar, blocks: Scalar) -> None:
+        self.least, self.more = t.let(units // blocks), t.let(units % blocks)
+        self.cut = t.let(self.more * (self.least + 1))  # the first unit of a block that takes least
+
+    def begin(self, block: Scalar) -> Scalar:
+        return block * self.least + minimum(block, self.more)
+
+    def block_of(self, unit: Scalar) -> Scalar:
+        beyond = maximum(unit, self.cut) - self.cut
+        return minimum(unit, self.cut) // (self.least + 1) + beyond // maximum(self.least, 1)
+
+
 class Walk:
     """The way through the units: along k first, then down the rows of C, so that a weight is read
     again soon. Its variables say where the next unit lies."""
@@ -223,9 +240,8 @@ class Kernel:
         steps = t.let(ceil_div(k, plan.block_k))
         rows = t.let(ceil_div(m, plan.block_m))
         units = steps * rows * ceil_div(n, plan.block_n)
-        share = t.let(ceil_div(units, p["blocks"]))
-        begin = t.let(t.blocks[0] * share)
-        end = t.let(minimum(begin + share, units))
+        shares = Shares(t, t.let(units), p["blocks"])
+        begin, end = t.let(shares.begin(t.blocks[0])), t.let(shares.begin(t.blocks[0] + 1))
         sums = Sums([self.nothing(t) for _ in range(self.panels)], self.no_rows(t))
         copied = Walk(t, begin, steps, rows, plan.stages)
         for ahead in range(plan.stages - 1):
@@ -249,7 +265,7 @@ class Kernel:
             with t.when(equal(done.step, steps - 1) | equal(u, end - 1)):
                 if not self.grouped:
                     self.correct(t, sources, done, sums)
-                whole = self.gather(t, p, done, share, begin, end, sums.products)
+                whole = self.gather(t, p, done, shares, begin, end, sums.products)
                 with t.when(whole):
                     self.finish(t, sources, c, done, sums.products)
                 for products in sums.products:
@@ -474,7 +490,9 @@ class Kernel:
         product: Register = t.mul(scale, t.allocate_register(f32, scale.layout, self.factor))
         return product
 
-    def per_column(self, t: Tracer, held: Shared, place: Scalar, fold: Scalar, panel: int) -> Register:
+    def per_column(
+        self, t: Tracer, held: Shared, place: Scalar, fold: Scalar, panel: int
+    ) -> Register:
         """A number for each column of a panel, from the ring, in float32: [columns, 1]."""
         across = transpose(reduce(self.sums_layout(), (1,)))
         numbers = t.cast(t.load_shared(held, (place, fold, panel * self.columns), across), f32)
@@ -498,7 +516,7 @@ class Kernel:
         return self.nothing(t) if self.problem.zeros or self.offset else None
 
     def gather(
-        self, t: Tracer, p: dict[str, Var], unit: Walk, share: Scalar, begin: Scalar, end: Scalar,
+        self, t: Tracer, p: dict[str, Var], unit: Walk, shares: Shares, begin: Scalar, end: Scalar,
         sums: list[Register],
     ) -> Var:  # fmt: skip
         """1 if `sums` is now all of the tile: the block did all of it, or is the last to arrive.
@@ -519,12 +537,12 @@ class Kernel:
                 t.store_global(slots, raw, (mine, panel * panel_size), check=())
             counters = t.view_global(p["counters"], i32, (unit.tile + 1,), (1,))
             arrived = t.atomic_add(counters, (unit.tile,), 1)
-            oldest, newest = t.let(first // share), t.let((stop - 1) // share)
+            oldest, newest = t.let(shares.block_of(first)), t.let(shares.block_of(stop - 1))
             with t.when(equal(arrived, newest - oldest)):
                 for part in sums:
                     t.assign(part, self.nothing(t))
                 for block in t.range(oldest, newest + 1):
-                    slot = block * 2 + (block * share <= first)
+                    slot = block * 2 + (shares.begin(block) <= first)
                     for panel, part in enumerate(sums):
                         at = (slot, panel * panel_size)
                         other = t.load_global(slots, at, self.raw_sums(), check=())

@@ -64,12 +64,18 @@ def schedules(b_dtype: str, group_size: int, m: int, arch: str = DEFAULT) -> lis
 
 
 # (block_n, block_k, warps, stages, blocks_per_sm): what was among the fastest somewhere when the
-# whole space was measured on an H200 for 1, 2, 4, 6 and 8 bits
-FLAT = (
-    (256, 128, 4, 3, 2), (128, 128, 2, 3, 4), (128, 256, 4, 3, 2), (128, 128, 4, 3, 2),
-    (256, 256, 4, 4, 2), (128, 256, 4, 6, 2), (256, 256, 8, 3, 1), (128, 128, 4, 4, 2),
-    (256, 64, 4, 3, 2), (256, 256, 4, 3, 2),
-)  # fmt: skip
+# whole space was measured on an H200 for 1 to 8 bits, products by warpgroups and by single warps
+ROWS = {
+    True: (
+        (256, 256, 8, 2, 2), (512, 256, 8, 2, 1), (128, 256, 4, 2, 4), (512, 128, 8, 3, 1),
+        (256, 256, 8, 3, 2), (512, 256, 8, 3, 1), (512, 256, 8, 2, 2), (256, 128, 8, 4, 1),
+        (128, 256, 8, 2, 2), (256, 256, 4, 3, 2),
+    ),
+    False: (
+        (256, 128, 4, 3, 2), (128, 256, 4, 3, 2), (128, 128, 4, 3, 2), (256, 256, 4, 4, 2),
+        (256, 256, 8, 3, 1), (128, 128, 4, 4, 2), (256, 64, 4, 3, 2),
+    ),
+}  # fmt: skip
 # not measured yet: as many sums a thread as registers allow
 TALL = ((128, 64, 4, 4, 1), (128, 128, 8, 3, 1), (256, 64, 8, 3, 1), (64, 64, 4, 4, 2))
 
@@ -77,9 +83,10 @@ TALL = ((128, 64, 4, 4, 1), (128, 128, 8, 3, 1), (256, 64, 8, 3, 1), (64, 64, 4,
 def schedule_space(b_dtype: DType, group_size: int, m: int, warpgroups: bool) -> Iterator[Schedule]:
     """Tiles as tall as m asks for, and of the rows above those whose ring fits."""
     block_m = next((height for height in HEIGHTS if m <= height), HEIGHTS[-1])
-    for block_n, block_k, warps, stages, blocks_per_sm in FLAT if block_m <= 16 else TALL:
+    rows = ROWS[warpgroups] if block_m <= 16 else TALL
+    for block_n, block_k, warps, stages, blocks_per_sm in rows:
         plan = Schedule(block_m, block_n, block_k, warps, stages, blocks_per_sm, warpgroups)
-        if stages <= most_stages(plan, b_dtype, group_size) and not (warpgroups and warps % 4):
+        if stages <= most_stages(plan, b_dtype, group_size):
             yield plan
 
 
