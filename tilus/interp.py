@@ -17,6 +17,7 @@ import numpy as np
 
 from tilus.dtypes import DType
 from tilus.errors import TilusError, asked_by
+from tilus.groups import check_groups, side_by_side
 from tilus.ir import (
     PLAIN,
     Break,
@@ -34,6 +35,7 @@ from tilus.ir import (
     Statement,
     Swizzle,
     Tensor,
+    ThreadGroup,
     Var,
     While,
     evaluate,
@@ -48,6 +50,7 @@ def interpret(program: Program, arguments: Arguments) -> None:
     wanted = {p.name for p in program.parameters}
     if set(arguments) != wanted:
         raise TilusError(f"{program.name} takes {sorted(wanted)}, not {sorted(arguments)}")
+    check_groups(program)
     scalars = {name: int(v) for name, v in arguments.items() if not isinstance(v, np.ndarray)}
     pointers = {name: v for name, v in arguments.items() if isinstance(v, np.ndarray)}
     extents = [evaluate(extent, scalars) for extent in program.grid]
@@ -65,6 +68,21 @@ class Waiting:
 
 
 Waits = Iterator[Waiting]
+
+
+def together(parts: list[Waits]) -> Waits:
+    """Run all in turns, each until it has to wait; wait where none of them goes on."""
+    held: dict[Waits, Waiting | None] = dict.fromkeys(parts)
+    waiting: Waiting | None = None
+    while held:
+        now = {part: next(part, None) for part in held}
+        stuck = now == held
+        held = {part: what for part, what in now.items() if what is not None}
+        if stuck and held:
+            waiting = waiting or Waiting(", and ".join(w.what for w in held.values() if w))
+            yield waiting
+        else:
+            waiting = None
 
 
 @dataclass
@@ -117,8 +135,17 @@ class RunningBlock:
     groups: dict[str, list[list[Callable[[], None]]]] = field(default_factory=dict)
 
     def run(self, body: tuple[Statement, ...]) -> Waits:
-        for statement in body:
-            yield from self.step(statement)
+        for statement in side_by_side(body):
+            match statement:
+                case list(groups):
+                    yield from together([self.part(group) for group in groups])
+                case _:
+                    yield from self.step(statement)
+
+    def part(self, group: ThreadGroup) -> Waits:
+        """A group of the block's threads, with asynchronous copies of its own."""
+        part = replace(self, threads=group.count, groups={})
+        yield from part.run(group.body)
 
     def step(self, statement: Statement) -> Waits:
         match statement:

@@ -7,7 +7,7 @@
               | Register(name, dtype, layout)
     Statement = Do(instruction, out: Tensor | Var | None) | Let(var, value) | Set(var, value)
               | For(var, start, stop, unroll, body) | While(condition, body) | Break
-              | If(condition, then, otherwise)
+              | If(condition, then, otherwise) | ThreadGroup(first, count, body)
 
 Every node is a value: equal content is equal and hashes alike, so a program is data that can be
 printed, sent, hashed and compared. Tensors and variables are told apart by their names, which are
@@ -362,7 +362,21 @@ class If:
     otherwise: tuple["Statement", ...] = ()
 
 
-Statement = Do | Let | Set | For | While | Break | If
+@dataclass(frozen=True)
+class ThreadGroup:
+    """`body` is for the threads first .. first + count - 1 alone, who count from 0 in there.
+
+    Groups that follow each other run at the same time. With `registers` each thread may use so many
+    from then on: what one group gives back another can take.
+    """
+
+    first: int
+    count: int
+    body: tuple["Statement", ...]
+    registers: int = 0
+
+
+Statement = Do | Let | Set | For | While | Break | If | ThreadGroup
 
 
 @dataclass(frozen=True)
@@ -396,7 +410,7 @@ def walk(body: tuple[Statement, ...]) -> Iterator[Statement]:
 def inner_bodies(statement: Statement) -> tuple[tuple[Statement, ...], ...]:
     """The bodies that `statement` holds."""
     match statement:
-        case For() | While():
+        case For() | While() | ThreadGroup():
             return (statement.body,)
         case If():
             return (statement.then, statement.otherwise)

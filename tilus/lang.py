@@ -35,6 +35,7 @@ from tilus.ir import (
     Shared,
     Statement,
     Tensor,
+    ThreadGroup,
     Var,
     While,
 )
@@ -105,6 +106,16 @@ class Tracer:
         with self._collected() as body:
             yield
         self._add(If(condition, tuple(body)))
+
+    @contextmanager
+    def group(self, first: int, count: int, registers: int = 0) -> Iterator[None]:
+        """For the threads first .. first + count - 1 alone, who count from 0 in there.
+
+        Groups that follow each other run at the same time. Each thread may use so many `registers`.
+        """
+        with self._collected() as body:
+            yield
+        self._add(ThreadGroup(first, count, tuple(body), registers))
 
     @contextmanager
     def otherwise(self) -> Iterator[None]:

@@ -33,6 +33,7 @@ from tilus.ir import (
     Statement,
     Swizzle,
     Tensor,
+    ThreadGroup,
     Var,
     While,
 )
@@ -94,6 +95,9 @@ def statement_text(statement: Statement, depth: int) -> list[str]:
             if otherwise:
                 lines += [f"{pad}else:", *body_text(otherwise, depth + 1)]
             return lines
+        case ThreadGroup(first, count, body, registers):
+            head = f"with group({first}, {count}, {registers}):"
+            return [pad + head, *body_text(body, depth + 1)]
         case Break():
             return [f"{pad}break"]
 
@@ -197,6 +201,9 @@ class Reader:
                 return While(self.value(condition), self.body(body))
             case ast.If(condition, then, otherwise):
                 return If(self.value(condition), self.body(then), self.body(otherwise))
+            case ast.With([ast.withitem(ast.Call(func=ast.Name("group"), args=[a, b, c]))], body):
+                first, count, registers = self.value(a), self.value(b), self.value(c)
+                return ThreadGroup(first, count, self.body(body), registers)
             case ast.Break():
                 return Break()
         raise self.wrong(node, "not a statement of a program")

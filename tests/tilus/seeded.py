@@ -41,6 +41,7 @@ BARRIERS, HOST_HOPPER = "tilus/isa/barriers.py", "tilus/prelude/host/hopper.cuh"
 HOPPER = ("tests/tilus/test_hopper.py",)
 DEBUG = ("tests/tilus/test_debug.py",)
 INSPECT = ("tests/tilus/test_inspect.py",)
+GROUPS, CODEGEN = "tilus/groups.py", "tilus/codegen/__init__.py"
 
 # fmt: off
 BUGS = [
@@ -283,6 +284,14 @@ BUGS = [
         "takes = tuple(OPTIONS)", "options that mean nothing are taken", INSPECT),
     Bug("tilus/errors.py", "wrong.place or place(line, code)", "place(line, code)",
         "the outermost place is told", ("tests/tilus/test_where.py",)),
+    Bug(GROUPS, "a.first < b.first + b.count and", "a.first <= b.first + b.count and",
+        "neighbouring groups run one after the other", HOPPER),
+    Bug(GROUPS, "return {span: i + 1 for", "return {span: i for",
+        "a group synchronises at the block's barrier", HOPPER),
+    Bug(GROUPS, "return {span: i + 1 for", "return {span: 1 for",
+        "groups synchronise at one barrier", HOPPER),
+    Bug(CODEGEN, "self.line(f\"const unsigned thread = {mine};\")", "pass",
+        "threads of a group count from the block's first", HOPPER),
 ]
 # fmt: on
 

@@ -11,13 +11,15 @@ import pytest
 
 from tilus.codegen import generate
 from tilus.compiler import compile, run_on_host
-from tilus.dtypes import f16, f32, u64
+from tilus.dtypes import f16, f32, i32, u64
 from tilus.errors import TilusError
 from tilus.interp import interpret
 from tilus.ir import Do, Global, Parameter, Pointer, Program, Shared, Swizzle, Var
 from tilus.isa import ISA, Inst
+from tilus.jsonform import from_json, to_json
 from tilus.lang import Tracer, trace
-from tilus.layout import local, spatial
+from tilus.layout import column_spatial, local, spatial
+from tilus.text import from_text, to_text
 
 X, Y = Pointer("x", f32), Pointer("y", f32)
 Arguments = dict[str, Any]
@@ -70,8 +72,70 @@ def ring(bytes: int = ROWS * COLUMNS * 4, warps: int = 0) -> Callable[..., None]
     return doubled
 
 
+CONSUMERS, HALF = 2, spatial(1, 64) * local(2, 1)
+
+
+def specialised(release: bool = True, registers: int = 0) -> Callable[..., None]:
+    """y = 2 x: one warp fills a ring of stages that two groups empty, each a half of the rows.
+
+    On the way a group turns its rows round through shared memory of its own.
+    """
+
+    def doubled(t: Tracer, x: Var, y: Var) -> None:
+        source = t.view_global(x, f32, (STEPS * ROWS, COLUMNS), (COLUMNS, 1))
+        target = t.view_global(y, f32, (STEPS * ROWS, COLUMNS), (COLUMNS, 1))
+        stages = t.allocate_shared(f32, (STAGES, ROWS, COLUMNS))
+        turned = t.allocate_shared(f32, (ROWS, COLUMNS))
+        full, empty = t.allocate_barriers(STAGES), t.allocate_barriers(STAGES)
+        t.init_barriers(full, 1)
+        t.init_barriers(empty, 2 * CONSUMERS)  # warps
+        with t.group(128, 32):
+            for u in t.range(0, STEPS):
+                stage = u % STAGES
+                t.wait_barrier(empty, stage, u // STAGES + 1)
+                t.expect(full, stage, ROWS * COLUMNS * 4)
+                t.copy_bulk(source, stages, (u * ROWS, 0), (stage, 0, 0), (ROWS, COLUMNS), full,
+                            stage)  # fmt: skip
+        for consumer in range(CONSUMERS):
+            with t.group(64 * consumer, 64, registers):
+                row = 2 * consumer
+                for u in t.range(0, STEPS):
+                    stage = u % STAGES
+                    t.wait_barrier(full, stage, u // STAGES)
+                    tile = t.load_shared(stages, (stage, row, 0), HALF)
+                    if release:
+                        t.arrive(empty, stage)
+                    t.store_shared(turned, tile, (row, 0))
+                    t.synchronize()
+                    back = t.load_shared(turned, (row, 0), TURNED)
+                    t.store_global(target, t.add(back, back), (u * ROWS + row, 0))
+                    t.synchronize()
+
+    return doubled
+
+
+TURNED = column_spatial(2, 32) * local(1, 2)
+
+
+def joined(t: Tracer, x: Var, y: Var) -> None:
+    """Two groups each fetch one half of a row; then all threads turn the halves round."""
+    row = t.allocate_shared(f32, (2 * COLUMNS,))
+    source = t.view_global(x, f32, (2 * COLUMNS,), (1,))
+    for half in range(2):
+        with t.group(32 * half, 32):
+            part = t.load_global(source, (half * COLUMNS,), spatial(32) * local(2))
+            t.store_shared(row, part, ((1 - half) * COLUMNS,))
+            t.synchronize()
+    t.synchronize()
+    target = t.view_global(y, f32, (2 * COLUMNS,), (1,))
+    t.store_global(target, t.load_shared(row, (0,), spatial(64) * local(2)), (0,))
+
+
+LINE = np.arange(2 * COLUMNS, dtype=np.float32)
 PROTOCOLS = {
     "ring": Protocol(traced(ring(), 64), {"x": DATA, "y": 0 * DATA}, 2 * DATA),
+    "specialised": Protocol(traced(specialised(), 160), {"x": DATA, "y": 0 * DATA}, 2 * DATA),
+    "joined": Protocol(traced(joined, 64), {"x": LINE, "y": 0 * LINE}, np.roll(LINE, COLUMNS)),
 }
 
 
@@ -151,6 +215,87 @@ def test_more_arrivals_than_announced_are_an_error() -> None:
 
     with pytest.raises(TilusError, match="2 arrive at a barrier that waits for 1 more"):
         interpret(traced(crowd, 64), {"x": DATA, "y": DATA})
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocol_survives_text_and_json(name: str) -> None:
+    program = PROTOCOLS[name].program
+    assert from_text(to_text(program)) == program
+    assert from_json(to_json(program)) == program
+
+
+def test_who_never_releases_a_stage_stops_the_others() -> None:
+    program = traced(specialised(release=False), 160)
+    with pytest.raises(TilusError, match=r"waits for ever: .*wait_barrier.* and .*wait_barrier"):
+        interpret(program, {"x": DATA, "y": 0 * DATA})
+    with pytest.raises(TilusError, match="for ever"):
+        run_on_host(program, {"x": DATA, "y": 0 * DATA})
+
+
+def inside(first: int, count: int, body: Callable[[Tracer, Any], None]) -> Callable[..., None]:
+    """`body` in a group; it gets registers and a scalar of the block."""
+
+    def kernel(t: Tracer, x: Var, y: Var) -> None:
+        outer = t.allocate_register(f32, spatial(64), 0), t.let(3)
+        for _ in t.range(0, 2):
+            with t.group(first, count):
+                body(t, outer)
+
+    return kernel
+
+
+def nested(t: Tracer, outer: Any) -> None:
+    with t.group(0, 32):
+        pass
+
+
+def counted(t: Tracer, outer: Any) -> None:
+    counters = t.view_global(Var("x"), i32, (1,), (1,))
+    t.atomic_add(counters, (0,), 1)
+
+
+@pytest.mark.parametrize(("first", "count", "body", "says"), [
+    (0, 48, lambda t, outer: None, "want whole warps"),
+    (32, 64, lambda t, outer: None, "want whole warps"),
+    (32, 32, nested, "holds another"),
+    (32, 32, lambda t, outer: t.set(outer[1], 4), "which all threads share"),
+    (32, 32, lambda t, outer: t.add(outer[0], outer[0]), "uses the registers r0"),
+    (32, 32, lambda t, outer: t.leave(), "leaves a loop"),
+    (32, 32, counted, "cannot atomic_add"),
+])  # fmt: skip
+def test_what_crosses_the_border_of_a_group_is_refused(
+    first: int, count: int, body: Callable[[Tracer, Any], None], says: str
+) -> None:
+    program = traced(inside(first, count, body), 64)
+    for run in (interpret, run_on_host):
+        with pytest.raises(TilusError, match=says):
+            run(program, {"x": DATA, "y": DATA})
+
+
+def test_registers_do_not_leave_a_group() -> None:
+    def kernel(t: Tracer, x: Var, y: Var) -> None:
+        with t.group(0, 32):
+            made = t.allocate_register(f32, spatial(32), 0)
+        t.add(made, made)
+
+    with pytest.raises(TilusError, match="r0 was made inside a group"):
+        interpret(traced(kernel, 64), {"x": DATA, "y": DATA})
+
+
+def split(registers: int) -> Program:
+    def kernel(t: Tracer, x: Var, y: Var) -> None:
+        for first in (0, 128):
+            with t.group(first, 128, registers if first == 0 else 24):
+                t.synchronize()
+
+    return traced(kernel, 256)
+
+
+def test_registers_move_between_groups_on_chips_that_can() -> None:
+    assert "set_registers<240, 256>" in compile(split(240), "sm_90a").source
+    for arch, registers, says in (("sm_90", 240, "on sm_90"), ("sm_90a", 100, "multiple of 8")):
+        with pytest.raises(TilusError, match=says):
+            compile(split(registers), arch)
 
 
 SOURCE = Global("g0", f16, (20, 24), (24, 1), "p0")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tilus.errors import TilusError, asked_by
+from tilus.groups import check_groups, named_barriers
 from tilus.ir import (
     GRID,
     OPERATORS,
@@ -29,6 +30,7 @@ from tilus.ir import (
     Set,
     Shared,
     Statement,
+    ThreadGroup,
     Var,
     While,
     divisor,
@@ -38,6 +40,8 @@ from tilus.ir import (
 from tilus.isa.base import Inst
 from tilus.target import DEFAULT, Target, target
 
+REGISTERS = 1 << 16  # of a multiprocessor
+WARPGROUP = 128
 # bytes: what swizzled accesses ask for, what the copy engine does, where less would do
 SHARED_ALIGNMENT, LEAST_ALIGNMENT = 1024, 128
 
@@ -54,6 +58,7 @@ class Source:
 
 def generate(program: Program, arch: str = DEFAULT) -> Source:
     """The CUDA C++ text of `program` for an architecture."""
+    check_groups(program)
     cu = TextWriter(program, target(arch))
     cu.write(program.body)
     entry = f"tilus_{program.name}"  # no name that the prelude has
@@ -112,12 +117,15 @@ class TextWriter:
 
     def __init__(self, program: Program, target: Target) -> None:
         self.threads, self.target = program.threads, target
+        self.barrier = 0
         self.facts = dict(program.facts)
         self.shared_bytes = 0
         self.lines: list[str] = []
         self._depth = 1
         self._changing = {s.var.name for s in walk(program.body) if isinstance(s, Set)}
         self._words: dict[str, str] = {}
+        self._barriers = named_barriers(program)
+        self._budget = REGISTERS // (program.threads * program.blocks_per_sm)
 
     def write(self, body: tuple[Statement, ...]) -> None:
         for statement in body:
@@ -145,8 +153,21 @@ class TextWriter:
                 self.write_scope(f"if ({self.expr(condition)})", then)
                 if otherwise:
                     self.write_scope("else", otherwise)
+            case ThreadGroup():
+                self.write_group(statement)
             case Break():
                 self.line("break;")
+
+    def write_group(self, group: ThreadGroup) -> None:
+        whole, mine = self.threads, f"block_thread() - {group.first}u"
+        with self.scope(f"if ({mine} < {group.count}u)"):
+            self.line(f"const unsigned thread = {mine};")
+            if group.registers:
+                require_warpgroups(group, self.target)
+                self.line(f"set_registers<{group.registers}, {self._budget}>();")
+            self.barrier, self.threads = self._barriers[group.first, group.count], group.count
+            self.write(group.body)
+            self.barrier, self.threads = 0, whole
 
     def write_scope(self, head: str, body: tuple[Statement, ...]) -> None:
         with self.scope(head):
@@ -213,6 +234,19 @@ def require_target(inst: Inst, target: Target) -> None:
             f"{inst.name} needs {' or '.join(inst.needs)}, and this program is compiled for"
             f" {target.name}: compile for the former, or write it with other instructions"
         )
+
+
+def require_warpgroups(group: ThreadGroup, target: Target) -> None:
+    """Registers move between warpgroups (PTX ISA 9.7.19.5, setmaxnreg)."""
+    if not any(target.supports(needed) for needed in ("sm_90a", "sm_100a", "sm_120a")):
+        raise TilusError(f"a group's registers cannot be set on {target.name}: leave them 0")
+    if group.first % WARPGROUP or group.count % WARPGROUP:
+        raise TilusError(
+            f"the registers of {group.count} threads from {group.first}: want whole warpgroups of"
+            f" {WARPGROUP} threads"
+        )
+    if group.registers % 8 or not 24 <= group.registers <= 256:
+        raise TilusError(f"{group.registers} registers a thread: want a multiple of 8, 24 to 256")
 
 
 def check_names(program: Program) -> None:

@@ -126,6 +126,7 @@ class InitBarriers(Inst):
     barriers: Shared
     arrivals: int
     effect = Effect.WRITES | Effect.SYNC
+    whole_block = True
     needs = HOPPER
 
     def result(self) -> None:

@@ -5,6 +5,7 @@ A subclass of `Inst` states, in one place, everything the system knows about an 
     docstring  what it means, for the manual
     fields     its operands (tensors) and attributes, in call order
     effect     what it does besides returning a value
+    whole_block whether all threads of a block must take part, so that no group of them can
     needs      the architectures, any of them, without which there is no code for it
     result     the type of the value (its name is empty), or None; raises `TilusError` if the
                operands make no sense
@@ -83,7 +84,8 @@ class Block(Protocol):
 class Writer(Protocol):
     """The CUDA text of one program, as `cuda` sees it."""
 
-    threads: int
+    threads: int  # of the block, or of the group
+    barrier: int  # at which they synchronise: 0 is that of the block
     target: Target
     facts: dict[str, int]  # what divides each variable
 
@@ -115,6 +117,7 @@ class Writer(Protocol):
 class Inst(Instruction):
     name: ClassVar[str]
     effect: ClassVar[Effect] = Effect.PURE
+    whole_block: ClassVar[bool] = False
     needs: tuple[str, ...] = (OLDEST.name,)  # or a property, where the operands decide
 
     def result(self) -> Result:

@@ -13,7 +13,7 @@ COUNTERS = Global("g0", i32, (4,), (1,), "p0")
 
 @instruction
 class Synchronize(Inst):
-    """All threads of the block arrive here, and see what the others wrote before, then go on."""
+    """All threads of the block, or of the group, arrive here; each then sees what others wrote."""
 
     effect = Effect.SYNC
 
@@ -24,7 +24,8 @@ class Synchronize(Inst):
         """Whole tiles are already in order."""
 
     def cuda(self, cu: Writer, out: None) -> None:
-        cu.line("synchronize();")
+        group = f"_group<{cu.barrier}, {cu.threads}>" if cu.barrier else ""
+        cu.line(f"synchronize{group}();")
 
     @classmethod
     def samples(cls) -> list[Inst]:
@@ -44,6 +45,7 @@ class AtomicAdd(Inst):
     at: tuple[Scalar, ...]
     value: Scalar
     effect = Effect.READS | Effect.WRITES | Effect.SYNC
+    whole_block = True
 
     def result(self) -> Var:
         if self.dst.dtype != i32 or len(self.at) != len(self.dst.shape):

@@ -58,3 +58,11 @@ FUNCTION void copy_bulk(char* to, const char* from, int bytes, char* barrier) {
                  "r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(barrier)),
                  "l"(cache_policy<CACHE>()) : "memory");
 }
+
+// 9.7.19.5 setmaxnreg; a block starts with at most BUDGET registers a thread
+template <int REGISTERS, int BUDGET> FUNCTION void set_registers() {
+  if constexpr (REGISTERS < BUDGET)
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+  else
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}

@@ -178,6 +178,11 @@ MMA_M16N8K16(mma_m16n8k16_bf16, "bf16")
 #include "warpgroup.cuh"
 
 FUNCTION void synchronize() { __syncthreads(); }
+// 9.7.13.1 bar, by its number
+template <int NAME, int THREADS> FUNCTION void synchronize_group() {
+  asm volatile("bar.sync %0, %1;" ::"n"(NAME), "n"(THREADS) : "memory");
+}
+FUNCTION unsigned block_thread() { return threadIdx.x; }
 
 // Thread 0 adds for the block. The fences and barriers make what the block wrote visible to who
 // sees the sum, and what others wrote visible to the block (8.10, causality order).

@@ -15,6 +15,7 @@ inline void count_bytes(char* barrier, int bytes) {
 }
 inline void arrive_once(char* barrier, int bytes) {
   auto& b = counting(barrier);
+  block.progress++;
   if (b.pending) b.pending--, count_bytes(barrier, bytes);
   else b.broken = 1;  // more arrive than it was made for
 }
@@ -59,4 +60,7 @@ enum Cache { NORMAL, EVICT_FIRST, EVICT_LAST };
 template <Cache> inline void copy_bulk(char* to, const char* from, int bytes, char* barrier) {
   if ((uintptr_t)to % 16 || (uintptr_t)from % 16 || bytes % 16) abort();
   add(block.bulk, {to, from, bytes, 0, true, barrier});
+  block.progress++;
 }
+
+template <int REGISTERS, int BUDGET> inline void set_registers() {}

@@ -59,7 +59,7 @@ struct Block {
   char* stacks;
   Fiber fibers[MOST_THREADS];
   Copies bulk;  // that report to barriers
-  Barrier all, warps[MOST_THREADS / WARP];
+  Barrier all, named[16], warps[MOST_THREADS / WARP];
   uint64_t mail[MOST_THREADS / WARP][2][WARP][MAIL];
   ucontext_t scheduler;
   void (*kernel)(void**);
@@ -76,6 +76,10 @@ inline void wait_at(Barrier& barrier, int expected) {
   while (barrier.turn == turn) swapcontext(&block.fibers[me].where, &block.scheduler);
 }
 inline void synchronize() { wait_at(block.all, block.threads); }
+template <int NAME, int THREADS> inline void synchronize_group() {
+  wait_at(block.named[NAME], THREADS);
+}
+inline unsigned block_thread() { return block.running; }
 
 // Every lane posts some numbers and sees those of all: one barrier an exchange, since the next one
 // takes the other mailbox.
@@ -269,6 +273,7 @@ inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int
     block.x = i % grid[0], block.y = i / grid[0] % grid[1], block.z = i / grid[0] / grid[1];
     memset(block.shared, 0xFF, shared_bytes);
     block.all = {}, block.bulk.count = 0;
+    for (auto& barrier : block.named) barrier = {};
     for (auto& warp : block.warps) warp = {};
     for (int t = 0; t < threads; t++) {
       Fiber& fiber = block.fibers[t];
