@@ -41,6 +41,8 @@ BARRIERS, HOST_HOPPER = "tilus/isa/barriers.py", "tilus/prelude/host/hopper.cuh"
 HOPPER = ("tests/tilus/test_hopper.py",)
 DEBUG = ("tests/tilus/test_debug.py",)
 INSPECT = ("tests/tilus/test_inspect.py",)
+TENSORS, LAUNCHER = "tilus/isa/tensor_copies.py", "tilus/runtime/launcher.py"
+TENSOR_TESTS = ("tests/tilus/test_tensor_copies.py",)
 GROUPS, CODEGEN = "tilus/groups.py", "tilus/codegen/__init__.py"
 
 # fmt: off
@@ -292,6 +294,16 @@ BUGS = [
         "groups synchronise at one barrier", HOPPER),
     Bug(CODEGEN, "self.line(f\"const unsigned thread = {mine};\")", "pass",
         "threads of a group count from the block's first", HOPPER),
+    Bug(TENSORS, "(span // PART).bit_length() - 1", "(span // PART).bit_length()",
+        "boxes swizzled with one bit too many", TENSOR_TESTS),
+    Bug(TENSORS, "want = LINE * self.span // PART or LINE", "want = LINE",
+        "a swizzled box in the middle of a pattern", TENSOR_TESTS),
+    Bug(TENSORS, "for i in reversed(self.there)", "for i in self.there",
+        "the engine's indices in the order of the tensor's", ISA),
+    Bug(HOST_HOPPER, "inside = inside && i >= 0 && i < map.shape[d];", "",
+        "what is outside of a tensor does not arrive as zero", ISA),
+    Bug(LAUNCHER, "stride * bytes for stride in strides", "stride for stride in strides",
+        "a map with strides in elements", TENSOR_TESTS),
 ]
 # fmt: on
 

@@ -14,8 +14,9 @@ from tilus.compiler import compile, run_on_host
 from tilus.dtypes import f16, f32, i32, u64
 from tilus.errors import TilusError
 from tilus.interp import interpret
-from tilus.ir import Do, Global, Parameter, Pointer, Program, Shared, Swizzle, Var
+from tilus.ir import Do, Global, Integer, Parameter, Pointer, Program, Shared, Swizzle, Var
 from tilus.isa import ISA, Inst
+from tilus.isa.tensor_copies import tensor_swizzle
 from tilus.jsonform import from_json, to_json
 from tilus.lang import Tracer, trace
 from tilus.layout import column_spatial, local, spatial
@@ -131,10 +132,55 @@ def joined(t: Tracer, x: Var, y: Var) -> None:
     t.store_global(target, t.load_shared(row, (0,), spatial(64) * local(2)), (0,))
 
 
+WIDTH, HEIGHT, SIDE = 80, 44, 32  # the last boxes are partly outside
+
+
+def boxes(commit: bool = True, known: bool = True) -> Callable[..., None]:
+    """y = 2 x for matrices [n, WIDTH], box by box, in and out by the copy engine."""
+
+    def doubled(t: Tracer, x: Var, y: Var, n: Var) -> None:
+        rows = n if known else t.let(n)
+        source = t.view_global(x, f32, (rows, WIDTH), (WIDTH, 1))
+        target = t.view_global(y, f32, (rows, WIDTH), (WIDTH, 1))
+        stages = t.allocate_shared(f32, (2, SIDE, SIDE), tensor_swizzle(128, f32))
+        full, empty = t.allocate_barriers(2), t.allocate_barriers(2)
+        t.init_barriers(full, 1)
+        t.init_barriers(empty, 4)
+        across = -(-WIDTH // SIDE)
+        count = t.let((n + SIDE - 1) // SIDE * across)
+        with t.group(128, 32):
+            for u in t.range(0, count):
+                t.wait_barrier(empty, u % 2, u // 2 + 1)
+                t.expect(full, u % 2, SIDE * SIDE * 4)
+                corner = (u // across * SIDE, u % across * SIDE)
+                t.copy_tensor_async(
+                    source, stages, corner, (u % 2, 0, 0), (SIDE, SIDE), full, u % 2
+                )
+        with t.group(0, 128):
+            layout = spatial(16, 8) * local(2, 4)
+            for u in t.range(0, count):
+                t.wait_barrier(full, u % 2, u // 2)
+                tile = t.load_shared(stages, (u % 2, 0, 0), layout)
+                t.store_shared(stages, t.add(tile, tile), (u % 2, 0, 0))
+                t.fence_async()
+                t.synchronize()
+                corner = (u // across * SIDE, u % across * SIDE)
+                t.store_tensor_async(stages, target, (u % 2, 0, 0), corner, (SIDE, SIDE))
+                if commit:
+                    t.commit_stores()
+                t.wait_stores(0)
+                t.arrive(empty, u % 2)
+
+    return doubled
+
+
+MATRIX = np.arange(HEIGHT * WIDTH, dtype=np.float32)
+MATRICES: Arguments = {"x": MATRIX, "y": 0 * MATRIX, "n": HEIGHT}
 LINE = np.arange(2 * COLUMNS, dtype=np.float32)
 PROTOCOLS = {
     "ring": Protocol(traced(ring(), 64), {"x": DATA, "y": 0 * DATA}, 2 * DATA),
     "specialised": Protocol(traced(specialised(), 160), {"x": DATA, "y": 0 * DATA}, 2 * DATA),
+    "boxes": Protocol(traced(boxes(), 160, (X, Y, Integer("n"))), MATRICES, 2 * MATRIX),
     "joined": Protocol(traced(joined, 64), {"x": LINE, "y": 0 * LINE}, np.roll(LINE, COLUMNS)),
 }
 
@@ -296,6 +342,12 @@ def test_registers_move_between_groups_on_chips_that_can() -> None:
     for arch, registers, says in (("sm_90", 240, "on sm_90"), ("sm_90a", 100, "multiple of 8")):
         with pytest.raises(TilusError, match=says):
             compile(split(registers), arch)
+
+
+def test_who_does_not_commit_stores_stores_nothing() -> None:
+    program = traced(boxes(commit=False), 160, (X, Y, Integer("n")))
+    for made in both_ways(program, MATRICES):
+        assert not made["y"].any()
 
 
 SOURCE = Global("g0", f16, (20, 24), (24, 1), "p0")

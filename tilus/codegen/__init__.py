@@ -6,7 +6,7 @@ text compiles for a GPU and for the host.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tilus.errors import TilusError, asked_by
@@ -35,9 +35,10 @@ from tilus.ir import (
     While,
     divisor,
     evaluate,
+    variables,
     walk,
 )
-from tilus.isa.base import Inst
+from tilus.isa.base import Inst, TensorMap
 from tilus.target import DEFAULT, Target, target
 
 REGISTERS = 1 << 16  # of a multiprocessor
@@ -54,6 +55,7 @@ class Source:
     entry: str
     threads: int
     shared_bytes: int
+    maps: tuple[TensorMap, ...] = ()  # parameters that come after the program's own
 
 
 def generate(program: Program, arch: str = DEFAULT) -> Source:
@@ -62,38 +64,57 @@ def generate(program: Program, arch: str = DEFAULT) -> Source:
     cu = TextWriter(program, target(arch))
     cu.write(program.body)
     entry = f"tilus_{program.name}"  # no name that the prelude has
-    parameters = ", ".join(declaration(p) for p in program.parameters)
+    declared = [declaration(p) for p in program.parameters]
+    declared += [f"TENSOR_MAP {name}" for name in cu.maps.values()]
     text = "\n".join(
         [
             '#include "tilus.cuh"',
             "",
-            f"KERNEL({program.threads}, {program.blocks_per_sm}) {entry}({parameters}) {{",
+            f"KERNEL({program.threads}, {program.blocks_per_sm}) {entry}({', '.join(declared)}) {{",
             f"  BLOCK_VARIABLES({cu.shared_bytes});",
             *cu.lines,
             "}",
             "",
         ]
     )
-    return Source(text, entry, program.threads, cu.shared_bytes)
+    return Source(text, entry, program.threads, cu.shared_bytes, tuple(cu.maps))
 
 
 def host_entry(program: Program, source: Source) -> str:
     """A C function `run_<name>` that launches `program` on the host: see `host.run`."""
-    arguments = ", ".join(
-        f"arguments[{i}]" if isinstance(p, Pointer) else f"*(unsigned*)arguments[{i}]"
+    read = {
+        p.name: f"arguments[{i}]" if isinstance(p, Pointer) else f"*(unsigned*)arguments[{i}]"
         for i, p in enumerate(program.parameters)
-    )
+    }
+    arguments = ", ".join([*read, *(map_text(m) for m in source.maps)])
+    names = " ".join(f"const auto {name} = {value};" for name, value in read.items())
     return "\n".join(
         [
             f'extern "C" int run_{program.name}'
             "(void** arguments, const int* grid, int backwards) {",
-            f"  auto kernel = [](void** arguments) {{ {source.entry}({arguments}); }};",
+            f"  auto kernel = [](void** arguments) {{ {names} {source.entry}({arguments}); }};",
             f"  return launch(kernel, arguments, grid, {source.threads}, {source.shared_bytes},"
             " backwards);",
             "}",
             "",
         ]
     )
+
+
+def map_text(map: TensorMap) -> str:
+    """A tensor map on the host, in C."""
+    lists = (map.shape, map.strides, map.box)
+    texts = ["{" + ", ".join(scalar_text(n) for n in numbers) + "}" for numbers in lists]
+    rank = len(map.shape)
+    return (
+        f"TensorMap{{(char*){map.pointer}, {rank}, {map.bytes}, {map.swizzle}, {', '.join(texts)}}}"
+    )
+
+
+def map_of(map: TensorMap, arguments: dict[str, Any]) -> TensorMap:
+    """The map of a launch with these arguments, all its numbers known."""
+    numbers = [tuple(evaluate(n, arguments) for n in part) for part in (map.shape, map.strides)]
+    return replace(map, shape=numbers[0], strides=numbers[1])
 
 
 def grid_of(program: Program, arguments: dict[str, Any]) -> tuple[int, int, int]:
@@ -118,6 +139,8 @@ class TextWriter:
     def __init__(self, program: Program, target: Target) -> None:
         self.threads, self.target = program.threads, target
         self.barrier = 0
+        self.maps: dict[TensorMap, str] = {}
+        self._integers = set(program.facts)
         self.facts = dict(program.facts)
         self.shared_bytes = 0
         self.lines: list[str] = []
@@ -201,12 +224,7 @@ class TextWriter:
         self.line("}")
 
     def expr(self, e: Scalar) -> str:
-        match e:
-            case Binary(op, a, b):
-                return OPERATORS[op].code.format(self.expr(a), self.expr(b))
-            case Var(name):
-                return name
-        return f"{e}u"
+        return scalar_text(e)
 
     def words(self, t: Register) -> str:
         return self._words[t.name]
@@ -220,11 +238,32 @@ class TextWriter:
     def define(self, t: Global | Shared, code: str) -> None:
         self.line(f"char* const {t.name} = {code};")
 
+    def tensor_map(self, map: TensorMap) -> str:
+        numbers = set().union(*(variables(n) for n in (*map.shape, *map.strides)))
+        if not numbers <= self._integers:
+            raise TilusError(
+                f"the copy engine must know the tensor behind {map.pointer} before the kernel runs,"
+                f" but its shape {map.shape} or strides {map.strides} depend on"
+                f" {sorted(numbers - self._integers)}: write them with the parameters"
+                f" {sorted(self._integers)}"
+            )
+        return self.maps.setdefault(map, f"map{len(self.maps)}")
+
     def reserve(self, bytes: int) -> int:
         to = SHARED_ALIGNMENT if bytes >= SHARED_ALIGNMENT else LEAST_ALIGNMENT
         offset = -(-self.shared_bytes // to) * to
         self.shared_bytes = offset + -(-bytes // to) * to
         return offset
+
+
+def scalar_text(e: Scalar) -> str:
+    """`e` in C, an unsigned int."""
+    match e:
+        case Binary(op, a, b):
+            return OPERATORS[op].code.format(scalar_text(a), scalar_text(b))
+        case Var(name):
+            return name
+    return f"{e}u"
 
 
 def require_target(inst: Inst, target: Target) -> None:

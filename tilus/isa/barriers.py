@@ -316,11 +316,8 @@ class CopyBulk(Inst):
 
     def outer(self) -> tuple[int, ...]:
         """The extents that count the contiguous pieces of the tile."""
-        lead, size, d = len(self.at) - len(self.shape), 1, len(self.shape)
-        steps = steps_of(self.src)[lead:], steps_of(self.dst)[len(self.to) - d :]
-        while d and (self.shape[d - 1] == 1 or all(s[d - 1] == size for s in steps)):
-            d, size = d - 1, size * self.shape[d - 1]
-        return self.shape[:d]
+        steps = (steps_of(t)[-len(self.shape) :] for t in (self.src, self.dst))
+        return outer_of(self.shape, *steps)
 
     def alignment(self, cu: Writer, outer: tuple[int, ...]) -> int:
         """A number of bytes that divides the offset of every piece in both places."""
@@ -343,6 +340,14 @@ class CopyBulk(Inst):
                     (1, 0), (256,), bars, 0, "evict_first"),
                 cls(Global("g0", f16, (3, 4, 16), (64, 16, 1), "p0"), Shared("s0", f16, (3, 4, 16)),
                     (1, 0, 0), (0, 0, 0), (2, 4, 16), bars, 0)]  # fmt: skip
+
+
+def outer_of(shape: tuple[int, ...], *steps: Index) -> tuple[int, ...]:
+    """The extents that count the pieces of a tile which are contiguous wherever `steps` are."""
+    size, d = 1, len(shape)
+    while d and (shape[d - 1] == 1 or all(s[d - 1] == size for s in steps)):
+        d, size = d - 1, size * shape[d - 1]
+    return shape[:d]
 
 
 def steps_of(tensor: Global | Shared) -> Index:

@@ -81,6 +81,19 @@ class Block(Protocol):
         """New shared memory, full of garbage."""
 
 
+@dataclass(frozen=True)
+class TensorMap:
+    """What the copy engine is told of the tensor behind `pointer`: elements of so many `bytes`, the
+    box to move, and by how many bytes a box is swizzled in shared memory, 0 for not at all."""
+
+    pointer: str
+    bytes: int
+    shape: tuple[Scalar, ...]
+    strides: tuple[Scalar, ...]
+    box: tuple[int, ...]
+    swizzle: int
+
+
 class Writer(Protocol):
     """The CUDA text of one program, as `cuda` sees it."""
 
@@ -109,6 +122,9 @@ class Writer(Protocol):
 
     def define(self, t: Global | Shared, code: str) -> None:
         """Let `base(t)` be `code`."""
+
+    def tensor_map(self, map: TensorMap) -> str:
+        """The name of the parameter that brings the map, whose numbers follow from parameters."""
 
     def reserve(self, bytes: int) -> int:
         """The offset of so many new bytes of shared memory, 128-byte aligned."""

@@ -66,3 +66,36 @@ template <int REGISTERS, int BUDGET> FUNCTION void set_registers() {
   else
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
+
+// 5.5.8 tensor-map: what the driver made of a tensor's address, extents, strides and box
+struct alignas(64) TensorMap { uint64_t words[16]; };
+#define TENSOR_MAP const __grid_constant__ TensorMap
+
+// 9.7.9.27.1.2 cp.async.bulk.tensor; indices from the last dimension to the first
+#define TENSOR_COPIES(rank, parameters, braces, ...)                                              \
+  FUNCTION void copy_tensor(char* to, const TensorMap& map, char* barrier, parameters) {          \
+    asm volatile("cp.async.bulk.tensor." #rank "d.shared::cluster.global.tile.mbarrier"           \
+                 "::complete_tx::bytes [%0], [%1, " braces "], [%2];" ::                          \
+                 "r"(shared_address(to)), "l"(&map), "r"(shared_address(barrier)), __VA_ARGS__    \
+                 : "memory");                                                                     \
+  }                                                                                               \
+  FUNCTION void store_tensor(const TensorMap& map, const char* from, parameters) {                \
+    asm volatile("cp.async.bulk.tensor." #rank "d.global.shared::cta.tile.bulk_group"             \
+                 " [%1, " braces "], [%0];" ::                                                    \
+                 "r"(shared_address(from)), "l"(&map), "n"(0), __VA_ARGS__ : "memory");           \
+  }
+#define AND ,
+TENSOR_COPIES(1, int a, "{%3}", "r"(a))
+TENSOR_COPIES(2, int a AND int b, "{%3, %4}", "r"(a), "r"(b))
+TENSOR_COPIES(3, int a AND int b AND int c, "{%3, %4, %5}", "r"(a), "r"(b), "r"(c))
+TENSOR_COPIES(4, int a AND int b AND int c AND int d, "{%3, %4, %5, %6}", "r"(a), "r"(b), "r"(c),
+              "r"(d))
+TENSOR_COPIES(5, int a AND int b AND int c AND int d AND int e, "{%3, %4, %5, %6, %7}", "r"(a),
+              "r"(b), "r"(c), "r"(d), "r"(e))
+#undef AND
+
+// 9.7.9.25.5 groups of stores
+FUNCTION void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+template <int PENDING> FUNCTION void wait_stores() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(PENDING) : "memory");
+}

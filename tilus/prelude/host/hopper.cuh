@@ -64,3 +64,60 @@ template <Cache> inline void copy_bulk(char* to, const char* from, int bytes, ch
 }
 
 template <int REGISTERS, int BUDGET> inline void set_registers() {}
+
+// How the copy engine finds boxes in a tensor; sizes in elements, the last dimension last.
+constexpr int MOST_RANK = 5;
+struct TensorMap {
+  char* base;
+  int rank, bytes, swizzle;
+  int64_t shape[MOST_RANK], strides[MOST_RANK], box[MOST_RANK];
+};
+#define TENSOR_MAP const TensorMap
+
+// Element number `k` of the box at `at` (the last dimension first): where it is in global memory,
+// and whether it is inside of the tensor.
+inline char* element_of(const TensorMap& map, const int* at, int k, bool& inside) {
+  int64_t offset = 0;
+  inside = true;
+  for (int d = map.rank - 1; d >= 0; k /= map.box[d], d--) {
+    const int64_t i = at[map.rank - 1 - d] + k % map.box[d];
+    inside = inside && i >= 0 && i < map.shape[d];
+    offset += i * map.strides[d];
+  }
+  return map.base + offset * map.bytes;
+}
+// The copy engine swizzles addresses: parts of 16 bytes change places in each line of 128.
+inline char* swizzled(const TensorMap& map, const char* first, int k) {
+  const int at = (int)(first - block.shared) + k * map.bytes, parts = map.swizzle ? map.swizzle / 16 : 1;
+  return block.shared + (at ^ (at >> 7 & (parts - 1)) << 4);
+}
+inline int elements_of(const TensorMap& map) {
+  int count = 1;
+  for (int d = 0; d < map.rank; d++) count *= map.box[d];
+  return count;
+}
+template <class... Index>
+inline void copy_tensor(char* to, const TensorMap& map, char* barrier, Index... index) {
+  const int at[] = {index...};
+  bool inside;
+  for (int k = 0; k < elements_of(map); k++) {
+    const char* from = element_of(map, at, k, inside);
+    add(block.bulk, {swizzled(map, to, k), from, map.bytes, 0, inside, barrier});
+  }
+  block.progress++;
+}
+template <class... Index>
+inline void store_tensor(const TensorMap& map, const char* from, Index... index) {
+  const int at[] = {index...};
+  Fiber& me = block.fibers[block.running];
+  bool inside;
+  for (int k = 0; k < elements_of(map); k++) {
+    char* to = element_of(map, at, k, inside);
+    if (inside) add(me.stores, {to, swizzled(map, from, k), map.bytes, me.store_group, true});
+  }
+}
+inline void commit_stores() { block.fibers[block.running].store_group++; }
+template <int PENDING> inline void wait_stores() {
+  Fiber& me = block.fibers[block.running];
+  perform_before(me.stores, me.store_group - PENDING);
+}

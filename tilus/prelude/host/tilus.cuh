@@ -46,8 +46,8 @@ struct Barrier {
 struct Fiber {
   ucontext_t where;
   bool done;
-  Copies started;  // and not waited for
-  int group;
+  Copies started, stores;  // and not waited for
+  int group, store_group;
   int parity;  // which of its warp's mailboxes the next exchange takes
 };
 
@@ -193,15 +193,19 @@ template <int BYTES> inline void copy_async(char* to, const char* from, bool ins
   add(me.started, {to, from, BYTES, me.group, inside});
 }
 inline void commit_group() { block.fibers[block.running].group++; }
-template <int PENDING> inline void wait_group() {
-  Fiber& me = block.fibers[block.running];
+// Those of groups before `group` happen.
+inline void perform_before(Copies& all, int group) {
   int kept = 0;
-  for (int i = 0; i < me.started.count; i++) {
-    const Copy copy = me.started.copies[i];
-    if (copy.group >= me.group - PENDING) me.started.copies[kept++] = copy;
+  for (int i = 0; i < all.count; i++) {
+    const Copy copy = all.copies[i];
+    if (copy.group >= group) all.copies[kept++] = copy;
     else perform(copy);
   }
-  me.started.count = kept;
+  all.count = kept;
+}
+template <int PENDING> inline void wait_group() {
+  Fiber& me = block.fibers[block.running];
+  perform_before(me.started, me.group - PENDING);
 }
 
 // Lane 8j + i gives the address of row i of matrix j; lane l gets elements 2(l % 4), 2(l % 4) + 1 of
@@ -278,6 +282,7 @@ inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int
     for (int t = 0; t < threads; t++) {
       Fiber& fiber = block.fibers[t];
       fiber.done = false, fiber.started.count = fiber.group = fiber.parity = 0;
+      fiber.stores.count = fiber.store_group = 0;
       products[t].count = products[t].group = 0;
       getcontext(&fiber.where);
       fiber.where.uc_stack.ss_sp = block.stacks + (size_t)t * STACK;
