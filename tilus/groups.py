@@ -4,7 +4,7 @@ Inside a group threads count from 0 and layouts spread over its threads alone, s
 registers means something on one side of the border only. Memory and barriers are shared.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tilus.errors import TilusError
 from tilus.ir import (
@@ -85,6 +85,15 @@ def check_groups(program: Program) -> None:
                         f"{tensor.name} was made inside a group of threads and is used outside:"
                         " hand it over through shared memory that was allocated before"
                     )
+
+
+def check_clusters(program: Program, grid: Sequence[int]) -> None:
+    """`TilusError` where the grid is not made of whole clusters."""
+    if any(blocks % size for blocks, size in zip(grid, program.cluster, strict=True)):
+        raise TilusError(
+            f"{program.name}: a grid of {tuple(grid)} blocks is not made of clusters of"
+            f" {program.cluster}: round the grid up, and mask"
+        )
 
 
 def check_group(group: ThreadGroup, program: Program) -> None:

@@ -18,6 +18,8 @@ import numpy as np
 from tilus.dtypes import DType
 from tilus.errors import TilusError, asked_by
 from tilus.groups import check_groups, side_by_side
+from tilus.errors import TilusError
+from tilus.groups import check_clusters, check_groups, side_by_side
 from tilus.ir import (
     PLAIN,
     Break,
@@ -54,9 +56,15 @@ def interpret(program: Program, arguments: Arguments) -> None:
     scalars = {name: int(v) for name, v in arguments.items() if not isinstance(v, np.ndarray)}
     pointers = {name: v for name, v in arguments.items() if isinstance(v, np.ndarray)}
     extents = [evaluate(extent, scalars) for extent in program.grid]
-    for z, y, x in itertools.product(*(range(n) for n in reversed(extents))):
-        env = {**scalars, "block_x": x, "block_y": y, "block_z": z}
-        for waiting in RunningBlock(pointers, env, program.threads).run(program.body):
+    check_clusters(program, extents)
+    steps = (range(0, n, step) for n, step in zip(extents, program.cluster, strict=True))
+    for corner in itertools.product(*reversed(list(steps))):
+        cluster: list[RunningBlock] = []
+        for moved in itertools.product(*(range(n) for n in reversed(program.cluster))):
+            z, y, x = (a + b for a, b in zip(corner, moved, strict=True))
+            env = {**scalars, "block_x": x, "block_y": y, "block_z": z}
+            cluster.append(RunningBlock(pointers, env, program.threads, cluster))
+        for waiting in together([block.run(program.body) for block in cluster]):
             raise TilusError(f"{program.name} waits for ever: {waiting.what}")
 
 
@@ -130,6 +138,9 @@ class RunningBlock:
     pointers: dict[str, Tile]
     env: dict[str, int]
     threads: int
+    cluster: list["RunningBlock"]
+    meetings: int = 0  # of the cluster that it came to, and that it left
+    left: int = 0
     tiles: dict[str, Tile] = field(default_factory=dict)
     shared: dict[str, Tile] = field(default_factory=dict)
     groups: dict[str, list[list[Callable[[], None]]]] = field(default_factory=dict)
@@ -234,6 +245,21 @@ class RunningBlock:
         while len(groups) - 1 > pending:
             for action in groups.pop(0):
                 action()
+
+    def meet(self) -> bool:
+        if self.meetings == self.left:
+            self.meetings += 1
+        if any(other.meetings < self.meetings for other in self.cluster):
+            return False
+        self.left = self.meetings
+        return True
+
+    def of_peer(self, rank: int, tensor: Shared) -> Elements:
+        if not 0 <= rank < len(self.cluster):
+            raise TilusError(f"block {rank} of a cluster of {len(self.cluster)}: count from 0")
+        if tensor.name not in self.cluster[rank].shared:
+            raise TilusError(f"block {rank} has no {tensor.name} yet: synchronize_cluster first")
+        return self.cluster[rank].memory(tensor)
 
     def pointer(self, name: str) -> Tile:
         return self.pointers[name]

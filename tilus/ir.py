@@ -26,6 +26,7 @@ from tilus.errors import TilusError
 from tilus.layout import Layout
 
 GRID = ("block_x", "block_y", "block_z")
+ALONE = (1, 1, 1)  # a cluster of one block
 UNBOUNDED = 1 << 30  # the divisor of zero: everything divides it
 
 
@@ -383,6 +384,7 @@ Statement = Do | Let | Set | For | While | Break | If | ThreadGroup
 class Program:
     """What one block of `threads` threads does; `grid` is how many blocks there are.
 
+    So many neighbours as `cluster` says, along each dimension of the grid, run at the same time.
     So many registers may be used that `blocks_per_sm` blocks fit onto a multiprocessor.
     """
 
@@ -392,6 +394,7 @@ class Program:
     threads: int
     body: tuple[Statement, ...]
     blocks_per_sm: int = 1
+    cluster: tuple[int, int, int] = ALONE
 
     @property
     def facts(self) -> dict[str, int]:

@@ -20,6 +20,7 @@ from typing import Any
 from tilus.codegen import check_names
 from tilus.errors import TilusError
 from tilus.ir import (
+    ALONE,
     GRID,
     Break,
     Do,
@@ -50,8 +51,9 @@ PREFIX: dict[type, str] = {Register: "r", Shared: "s", Global: "g", Var: "v"}
 class Tracer:
     """The program so far. Statements are added where the last `range`, `when` or `loop` is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, cluster: tuple[int, int, int] = ALONE) -> None:
         self.blocks = tuple(Var(name) for name in GRID)
+        self.cluster = cluster
         self._bodies: list[list[Statement]] = [[]]
         self._counts: dict[str, int] = {}
 
@@ -61,6 +63,12 @@ class Tracer:
         if name not in ISA:
             raise TilusError(f"no instruction {name!r}: there are {', '.join([*ISA, *OPS])}")
         return lambda *args, **kwargs: self.perform(ISA[name](*args, **kwargs))
+
+    @property
+    def rank(self) -> Scalar:
+        """The number of this block in its cluster."""
+        x, y, z = (block % extent for block, extent in zip(self.blocks, self.cluster, strict=True))
+        return x + (y + z * self.cluster[1]) * self.cluster[0]
 
     def perform(self, inst: Inst) -> Any:
         """Add an instruction; gives what it returns, named."""
@@ -154,19 +162,22 @@ def trace(
     grid: Callable[..., Grid],
     threads: int,
     blocks_per_sm: int = 1,
+    cluster: tuple[int, int, int] = ALONE,
 ) -> Program:
     """The program that `kernel` writes when it is called with a tracer and its parameters.
 
     An error that it meets ends with the line of the kernel that asked.
     """
     arguments = [Var(p.name) for p in parameters]
-    tracer = Tracer()
+    tracer = Tracer(cluster)
     try:
         kernel(tracer, *arguments)
     except TilusError as wrong:
         mark(wrong)
         raise
     body = tracer.finish()
-    program = Program(name, tuple(parameters), grid(*arguments), threads, body, blocks_per_sm)
+    program = Program(
+        name, tuple(parameters), grid(*arguments), threads, body, blocks_per_sm, cluster
+    )
     check_names(program)
     return program

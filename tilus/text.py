@@ -16,6 +16,7 @@ from typing import Any
 from tilus.dtypes import DType, dtype
 from tilus.errors import TilusError
 from tilus.ir import (
+    ALONE,
     GRID,
     Binary,
     Break,
@@ -49,9 +50,10 @@ DEEPEST = 64  # statements or expressions inside each other
 def to_text(program: Program) -> str:
     """The canonical text."""
     parameters = ", ".join(parameter_text(p) for p in program.parameters)
+    cluster = "" if program.cluster == ALONE else f", cluster={program.cluster}"
     lines = [
         f"@program(grid={value_text(program.grid)}, threads={program.threads},"
-        f" blocks_per_sm={program.blocks_per_sm})",
+        f" blocks_per_sm={program.blocks_per_sm}{cluster})",
         f"def {program.name}({parameters}):",
         *body_text(program.body, 1),
     ]
@@ -161,11 +163,12 @@ class Reader:
                 keywords = {k.arg: self.value(k.value) for k in given}
             case _:
                 raise self.wrong(function, HEAD)
+        cluster = keywords.pop("cluster", ALONE)
         if set(keywords) != {"grid", "threads", "blocks_per_sm"} or len(keywords["grid"]) != 3:
             raise self.wrong(function, HEAD)
         body = self.body(function.body)
         grid, threads, blocks = (keywords[k] for k in ("grid", "threads", "blocks_per_sm"))
-        return Program(function.name, parameters, grid, threads, body, blocks)
+        return Program(function.name, parameters, grid, threads, body, blocks, cluster)
 
     def parameter(self, argument: ast.arg) -> Parameter:
         match argument.annotation:

@@ -43,6 +43,7 @@ DEBUG = ("tests/tilus/test_debug.py",)
 INSPECT = ("tests/tilus/test_inspect.py",)
 TENSORS, LAUNCHER = "tilus/isa/tensor_copies.py", "tilus/runtime/launcher.py"
 TENSOR_TESTS = ("tests/tilus/test_tensor_copies.py",)
+LANG, HOST = "tilus/lang.py", "tilus/prelude/host/tilus.cuh"
 GROUPS, CODEGEN = "tilus/groups.py", "tilus/codegen/__init__.py"
 
 # fmt: off
@@ -304,6 +305,13 @@ BUGS = [
         "what is outside of a tensor does not arrive as zero", ISA),
     Bug(LAUNCHER, "stride * bytes for stride in strides", "stride for stride in strides",
         "a map with strides in elements", TENSOR_TESTS),
+    Bug(LANG, "x + (y + z * self.cluster[1]) * self.cluster[0]",
+        "(x * self.cluster[1] + y) * self.cluster[2] + z",
+        "blocks of a cluster counted from the last dimension", HOPPER),
+    Bug(HOST, "meeting = {};", "", "a meeting remembers the last cluster's", HOPPER),
+    Bug(HOST, "block.y = i / x % y * cluster.y + rank / cluster.x % cluster.y;",
+        "block.y = i / x % y * cluster.y + rank % cluster.y;", "a cluster's blocks in one line",
+        HOPPER),
 ]
 # fmt: on
 

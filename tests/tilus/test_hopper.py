@@ -4,6 +4,7 @@ Each program runs by its meaning, and as generated text in both orders of thread
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,6 +133,30 @@ def joined(t: Tracer, x: Var, y: Var) -> None:
     t.store_global(target, t.load_shared(row, (0,), spatial(64) * local(2)), (0,))
 
 
+CLUSTER, GRID = (2, 2, 1), (4, 2, 1)
+
+
+def neighbours(meetings: int = 2) -> Program:
+    """Each block hands its line to the one before it in its cluster."""
+
+    def handed(t: Tracer, x: Var, y: Var) -> None:
+        place = (t.blocks[0] + t.blocks[1] * GRID[0]) * COLUMNS
+        line = t.allocate_shared(f32, (COLUMNS,))
+        source = t.view_global(x, f32, (GRID[0] * GRID[1] * COLUMNS,), (1,))
+        target = t.view_global(y, f32, (GRID[0] * GRID[1] * COLUMNS,), (1,))
+        t.store_shared(line, t.load_global(source, (place,), spatial(64)), (0,))
+        if meetings > 0:
+            t.synchronize_cluster()
+        there = t.load_peer(line, (t.rank + 1) % 4, (0,), spatial(64))
+        t.store_global(target, there, (place,))
+        if meetings > 1:
+            t.synchronize_cluster()
+
+    return trace("handed", handed, (X, Y), lambda *p: GRID, 64, cluster=CLUSTER)
+
+
+LINES = np.arange(8 * COLUMNS, dtype=np.float32)
+NEXT = [1, 4, 3, 6, 5, 0, 7, 2]  # by block: ranks 0, 1 are neighbours along x, 0, 2 along y
 WIDTH, HEIGHT, SIDE = 80, 44, 32  # the last boxes are partly outside
 
 
@@ -181,6 +206,9 @@ PROTOCOLS = {
     "ring": Protocol(traced(ring(), 64), {"x": DATA, "y": 0 * DATA}, 2 * DATA),
     "specialised": Protocol(traced(specialised(), 160), {"x": DATA, "y": 0 * DATA}, 2 * DATA),
     "boxes": Protocol(traced(boxes(), 160, (X, Y, Integer("n"))), MATRICES, 2 * MATRIX),
+    "neighbours": Protocol(
+        neighbours(), {"x": LINES, "y": 0 * LINES}, LINES.reshape(8, -1)[NEXT].ravel()
+    ),
     "joined": Protocol(traced(joined, 64), {"x": LINE, "y": 0 * LINE}, np.roll(LINE, COLUMNS)),
 }
 
@@ -348,6 +376,37 @@ def test_who_does_not_commit_stores_stores_nothing() -> None:
     program = traced(boxes(commit=False), 160, (X, Y, Integer("n")))
     for made in both_ways(program, MATRICES):
         assert not made["y"].any()
+
+
+def test_blocks_that_do_not_meet_read_garbage() -> None:
+    given = {"x": LINES, "y": 0 * LINES}
+    with pytest.raises(TilusError, match="has no s0 yet: synchronize_cluster first"):
+        interpret(neighbours(meetings=0), dict(given))
+    run_on_host(neighbours(meetings=0), given)
+    assert not np.array_equal(given["y"], PROTOCOLS["neighbours"].y)
+
+
+def test_clusters_fit_the_grid_and_the_chip() -> None:
+    for arch, cluster, says in (
+        ("sm_89", (2, 1, 1), "need sm_90"), ("sm_90", (4, 4, 1), "want at most 8"),
+    ):  # fmt: skip
+        with pytest.raises(TilusError, match=says):
+            generate(replace(neighbours(), cluster=cluster), arch)
+    odd = replace(neighbours(), grid=(3, 2, 1))
+    for run in (interpret, run_on_host):
+        with pytest.raises(TilusError, match=r"\(3, 2, 1\) blocks is not made of clusters"):
+            run(odd, {"x": LINES, "y": 0 * LINES})
+
+
+def test_a_meeting_that_one_block_misses_is_reported() -> None:
+    def kernel(t: Tracer, x: Var, y: Var) -> None:
+        with t.when(t.rank > 0):
+            t.synchronize_cluster()
+
+    program = trace("lonely", kernel, (X, Y), lambda *p: GRID, 64, cluster=CLUSTER)
+    for run in (interpret, run_on_host):
+        with pytest.raises(TilusError, match="for ever"):
+            run(program, {"x": LINES, "y": 0 * LINES})
 
 
 SOURCE = Global("g0", f16, (20, 24), (24, 1), "p0")

@@ -7,11 +7,15 @@ text compiles for a GPU and for the host.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from tilus.errors import TilusError, asked_by
 from tilus.groups import check_groups, named_barriers
+from tilus.errors import TilusError
+from tilus.groups import check_clusters, check_groups, named_barriers
 from tilus.ir import (
+    ALONE,
     GRID,
     OPERATORS,
     Binary,
@@ -43,6 +47,7 @@ from tilus.target import DEFAULT, Target, target
 
 REGISTERS = 1 << 16  # of a multiprocessor
 WARPGROUP = 128
+MOST_CLUSTER = 8  # blocks, on every chip that has clusters
 # bytes: what swizzled accesses ask for, what the copy engine does, where less would do
 SHARED_ALIGNMENT, LEAST_ALIGNMENT = 1024, 128
 
@@ -61,16 +66,19 @@ class Source:
 def generate(program: Program, arch: str = DEFAULT) -> Source:
     """The CUDA C++ text of `program` for an architecture."""
     check_groups(program)
+    require_clusters(program, target(arch))
     cu = TextWriter(program, target(arch))
     cu.write(program.body)
     entry = f"tilus_{program.name}"  # no name that the prelude has
+    cluster = "" if program.cluster == ALONE else f"CLUSTER{program.cluster} "
+    head = f"KERNEL({program.threads}, {program.blocks_per_sm}) {cluster}"
     declared = [declaration(p) for p in program.parameters]
     declared += [f"TENSOR_MAP {name}" for name in cu.maps.values()]
     text = "\n".join(
         [
             '#include "tilus.cuh"',
             "",
-            f"KERNEL({program.threads}, {program.blocks_per_sm}) {entry}({', '.join(declared)}) {{",
+            f"{head}{entry}({', '.join(declared)}) {{",
             f"  BLOCK_VARIABLES({cu.shared_bytes});",
             *cu.lines,
             "}",
@@ -94,7 +102,7 @@ def host_entry(program: Program, source: Source) -> str:
             "(void** arguments, const int* grid, int backwards) {",
             f"  auto kernel = [](void** arguments) {{ {names} {source.entry}({arguments}); }};",
             f"  return launch(kernel, arguments, grid, {source.threads}, {source.shared_bytes},"
-            " backwards);",
+            f" backwards, {{{', '.join(map(str, program.cluster))}}});",
             "}",
             "",
         ]
@@ -121,6 +129,7 @@ def grid_of(program: Program, arguments: dict[str, Any]) -> tuple[int, int, int]
     """How many blocks a launch with these integer arguments has."""
     integers = {p.name: arguments[p.name] for p in program.parameters if isinstance(p, Integer)}
     x, y, z = (evaluate(extent, integers) for extent in program.grid)
+    check_clusters(program, (x, y, z))
     return x, y, z
 
 
@@ -272,6 +281,18 @@ def require_target(inst: Inst, target: Target) -> None:
         raise TilusError(
             f"{inst.name} needs {' or '.join(inst.needs)}, and this program is compiled for"
             f" {target.name}: compile for the former, or write it with other instructions"
+        )
+
+
+def require_clusters(program: Program, target: Target) -> None:
+    """The target has clusters, and of this size on every chip."""
+    if program.cluster == ALONE:
+        return
+    if not target.supports("sm_90"):
+        raise TilusError(f"{program.name}: clusters need sm_90, there are none on {target.name}")
+    if min(program.cluster) < 1 or prod(program.cluster) > MOST_CLUSTER:
+        raise TilusError(
+            f"{program.name}: a cluster of {program.cluster} blocks: want at most {MOST_CLUSTER}"
         )
 
 

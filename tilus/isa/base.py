@@ -77,6 +77,12 @@ class Block(Protocol):
     def pointer(self, name: str) -> Tile:
         """The flat array that a pointer parameter stands for."""
 
+    def meet(self) -> bool:
+        """Come to the cluster's next meeting; whether all its blocks are there."""
+
+    def of_peer(self, rank: int, tensor: Shared) -> Memory:
+        """What `tensor` is in another block of the cluster."""
+
     def allocate(self, dtype: DType, elements: int) -> Tile:
         """New shared memory, full of garbage."""
 

@@ -99,3 +99,16 @@ FUNCTION void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "
 template <int PENDING> FUNCTION void wait_stores() {
   asm volatile("cp.async.bulk.wait_group %0;" ::"n"(PENDING) : "memory");
 }
+
+#define CLUSTER(x, y, z) __cluster_dims__(x, y, z)
+// 9.7.13.4 barrier.cluster
+FUNCTION void synchronize_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" :::
+               "memory");
+}
+// 9.7.9.24 mapa: the same place in the shared memory of block `rank` of the cluster
+FUNCTION char* peer_place(char* place, uint32_t rank) {
+  char* there;
+  asm volatile("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(place), "r"(rank));
+  return there;
+}

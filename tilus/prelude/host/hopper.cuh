@@ -11,11 +11,11 @@ inline CountingBarrier& counting(char* barrier) { return *(CountingBarrier*)barr
 inline void count_bytes(char* barrier, int bytes) {
   auto& b = counting(barrier);
   b.bytes += bytes;
-  if (!b.pending && !b.bytes) b.phase ^= 1, b.pending = b.arrivals, block.progress++;
+  if (!b.pending && !b.bytes) b.phase ^= 1, b.pending = b.arrivals, progress++;
 }
 inline void arrive_once(char* barrier, int bytes) {
   auto& b = counting(barrier);
-  block.progress++;
+  progress++;
   if (b.pending) b.pending--, count_bytes(barrier, bytes);
   else b.broken = 1;  // more arrive than it was made for
 }
@@ -60,7 +60,7 @@ enum Cache { NORMAL, EVICT_FIRST, EVICT_LAST };
 template <Cache> inline void copy_bulk(char* to, const char* from, int bytes, char* barrier) {
   if ((uintptr_t)to % 16 || (uintptr_t)from % 16 || bytes % 16) abort();
   add(block.bulk, {to, from, bytes, 0, true, barrier});
-  block.progress++;
+  progress++;
 }
 
 template <int REGISTERS, int BUDGET> inline void set_registers() {}
@@ -104,7 +104,7 @@ inline void copy_tensor(char* to, const TensorMap& map, char* barrier, Index... 
     const char* from = element_of(map, at, k, inside);
     add(block.bulk, {swizzled(map, to, k), from, map.bytes, 0, inside, barrier});
   }
-  block.progress++;
+  progress++;
 }
 template <class... Index>
 inline void store_tensor(const TensorMap& map, const char* from, Index... index) {
@@ -120,4 +120,10 @@ inline void commit_stores() { block.fibers[block.running].store_group++; }
 template <int PENDING> inline void wait_stores() {
   Fiber& me = block.fibers[block.running];
   perform_before(me.stores, me.store_group - PENDING);
+}
+
+inline void synchronize_cluster() { wait_at(meeting, in_cluster * block.threads); }
+// The same place in the shared memory of block `rank` of the cluster.
+inline char* peer_place(char* place, unsigned rank) {
+  return blocks[rank].shared + (place - block.shared);
 }

@@ -4,7 +4,7 @@
 // A thread is a fiber. The fibers of a block run one after another, each until it has to wait for
 // others, in an order that the caller chooses; so what one thread may not yet have written when
 // another reads it is really not there. Asynchronous copies happen when they are waited for, and
-// fresh shared memory is garbage.
+// fresh shared memory is garbage. The blocks of a cluster take turns too; clusters run one by one.
 //
 // Only the C library is used, so that any C++17 compiler will do.
 #pragma once
@@ -18,6 +18,7 @@
 
 #define FUNCTION inline
 #define KERNEL(threads, blocks_per_sm) static void
+#define CLUSTER(x, y, z)
 #define BLOCK_VARIABLES(shared_bytes)                                              \
   char* const shared = block.shared;                                               \
   const unsigned thread = block.running, block_x = block.x, block_y = block.y, block_z = block.z; \
@@ -51,10 +52,10 @@ struct Fiber {
   int parity;  // which of its warp's mailboxes the next exchange takes
 };
 
-constexpr int MOST_THREADS = 1024, STACK = 256 << 10, WARP = 32, MAIL = 6;
+constexpr int MOST_CLUSTER = 8, MOST_THREADS = 1024, STACK = 256 << 10, WARP = 32, MAIL = 6;
 
 struct Block {
-  int x, y, z, threads, running, progress;
+  int x, y, z, rank, threads, running;
   char* shared;
   char* stacks;
   Fiber fibers[MOST_THREADS];
@@ -65,12 +66,15 @@ struct Block {
   void (*kernel)(void**);
   void** arguments;
 };
-static Block block;
+static Block blocks[MOST_CLUSTER], *current = blocks;  // of a cluster; the one that runs
+static Barrier meeting;                                // of all threads of a cluster
+static int in_cluster, progress;                       // blocks; what happened that some may wait for
+#define block (*current)
 
 inline void wait_at(Barrier& barrier, int expected) {
   const int turn = barrier.turn, me = block.running;
   if (++barrier.arrived == expected) {
-    barrier.arrived = 0, barrier.turn++, block.progress++;
+    barrier.arrived = 0, barrier.turn++, progress++;
     return;
   }
   while (barrier.turn == turn) swapcontext(&block.fibers[me].where, &block.scheduler);
@@ -261,48 +265,78 @@ inline int atomic_add(int* where, int value, int* mailbox) {
 inline void fiber_main() {
   block.kernel(block.arguments);
   block.fibers[block.running].done = true;
-  block.progress++;
+  progress++;
 }
 
+// The block that runs is number `rank` of its cluster, and nothing has happened in it.
+inline void begin(int rank, int shared_bytes) {
+  block.rank = rank;
+  memset(block.shared, 0xFF, shared_bytes);
+  block.all = {}, block.bulk.count = 0;
+  for (auto& barrier : block.named) barrier = {};
+  for (auto& warp : block.warps) warp = {};
+  for (int t = 0; t < block.threads; t++) {
+    Fiber& fiber = block.fibers[t];
+    fiber.done = false, fiber.started.count = fiber.group = fiber.parity = 0;
+    fiber.stores.count = fiber.store_group = 0;
+    products_of(t).count = products_of(t).group = 0;
+    getcontext(&fiber.where);
+    fiber.where.uc_stack.ss_sp = block.stacks + (size_t)t * STACK;
+    fiber.where.uc_stack.ss_size = STACK;
+    fiber.where.uc_link = &block.scheduler;
+    makecontext(&fiber.where, fiber_main, 0);
+  }
+}
+// Each thread of the block that runs goes on until it has to wait; how many came to their end.
+inline int turn(bool backwards) {
+  int ended = 0;
+  for (int i = 0; i < block.threads; i++) {
+    block.running = backwards ? block.threads - 1 - i : i;
+    Fiber& fiber = block.fibers[block.running];
+    if (fiber.done) continue;
+    swapcontext(&block.scheduler, &fiber.where);
+    ended += fiber.done;
+  }
+  return ended;
+}
+
+struct Extent { int x, y, z; };
+
 // Run every block of a grid; 0 if all ended, 1 if threads waited for each other for ever. In a
-// block the threads take turns upwards, or downwards if `backwards`.
+// block the threads take turns upwards, or downwards if `backwards`, and so do a cluster's blocks.
 inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int threads,
-                  int shared_bytes, int backwards) {
-  block.kernel = kernel, block.arguments = arguments, block.threads = threads;
-  block.shared = (char*)aligned_alloc(1024, (shared_bytes / 1024 + 1) * 1024);
-  block.stacks = (char*)mmap(nullptr, (size_t)threads * STACK, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                  int shared_bytes, int backwards, Extent cluster) {
+  in_cluster = cluster.x * cluster.y * cluster.z;
+  products = (Products*)calloc((size_t)in_cluster * threads, sizeof(Products));
+  const size_t stack_bytes = (size_t)threads * STACK;
+  for (current = blocks; current < blocks + in_cluster; current++) {
+    block.kernel = kernel, block.arguments = arguments, block.threads = threads;
+    block.shared = (char*)aligned_alloc(1024, (shared_bytes / 1024 + 1) * 1024);
+    block.stacks = (char*)mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  }
   int stuck = 0;
-  for (int i = 0; i < grid[0] * grid[1] * grid[2] && !stuck; i++) {
-    block.x = i % grid[0], block.y = i / grid[0] % grid[1], block.z = i / grid[0] / grid[1];
-    memset(block.shared, 0xFF, shared_bytes);
-    block.all = {}, block.bulk.count = 0;
-    for (auto& barrier : block.named) barrier = {};
-    for (auto& warp : block.warps) warp = {};
-    for (int t = 0; t < threads; t++) {
-      Fiber& fiber = block.fibers[t];
-      fiber.done = false, fiber.started.count = fiber.group = fiber.parity = 0;
-      fiber.stores.count = fiber.store_group = 0;
-      products[t].count = products[t].group = 0;
-      getcontext(&fiber.where);
-      fiber.where.uc_stack.ss_sp = block.stacks + (size_t)t * STACK;
-      fiber.where.uc_stack.ss_size = STACK;
-      fiber.where.uc_link = &block.scheduler;
-      makecontext(&fiber.where, fiber_main, 0);
+  const int x = grid[0] / cluster.x, y = grid[1] / cluster.y, z = grid[2] / cluster.z;
+  for (int i = 0; i < x * y * z && !stuck; i++) {
+    meeting = {};
+    for (int rank = 0; rank < in_cluster; rank++) {
+      current = blocks + rank;
+      block.x = i % x * cluster.x + rank % cluster.x;
+      block.y = i / x % y * cluster.y + rank / cluster.x % cluster.y;
+      block.z = i / x / y * cluster.z + rank / cluster.x / cluster.y;
+      begin(rank, shared_bytes);
     }
-    for (int alive = threads; alive && !stuck;) {
-      const int before = block.progress;
-      for (int turn = 0; turn < threads; turn++) {
-        block.running = backwards ? threads - 1 - turn : turn;
-        Fiber& fiber = block.fibers[block.running];
-        if (fiber.done) continue;
-        swapcontext(&block.scheduler, &fiber.where);
-        alive -= fiber.done;
+    for (int alive = in_cluster * threads; alive && !stuck;) {
+      const int before = progress;
+      for (int b = 0; b < in_cluster; b++) {
+        current = blocks + (backwards ? in_cluster - 1 - b : b);
+        alive -= turn(backwards);
       }
-      stuck = alive && block.progress == before;
+      stuck = alive && progress == before;
     }
   }
-  munmap(block.stacks, (size_t)threads * STACK);
-  free(block.shared);
+  for (current = blocks; current < blocks + in_cluster; current++)
+    munmap(block.stacks, stack_bytes), free(block.shared);
+  free(products);
   return stuck;
 }
