@@ -308,7 +308,6 @@ BUGS = [
     Bug(LANG, "x + (y + z * self.cluster[1]) * self.cluster[0]",
         "(x * self.cluster[1] + y) * self.cluster[2] + z",
         "blocks of a cluster counted from the last dimension", HOPPER),
-    Bug(HOST, "meeting = {};", "", "a meeting remembers the last cluster's", HOPPER),
     Bug(HOST, "block.y = i / x % y * cluster.y + rank / cluster.x % cluster.y;",
         "block.y = i / x % y * cluster.y + rank % cluster.y;", "a cluster's blocks in one line",
         HOPPER),
