@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "tilus.layout": "tilus.errors",
     "tilus.target": "tilus.errors",
     "tilus.dtypes": "tilus.errors numpy",
-    "tilus.casts": "tilus.errors tilus.dtypes tilus.layout numpy",
+    "tilus.casts": "tilus.errors tilus.dtypes tilus.layout tilus.target numpy",
     "tilus.ir": "tilus.errors tilus.dtypes tilus.layout numpy",
     "tilus.isa": COMPILER,
     "tilus.passes": COMPILER,

@@ -44,6 +44,7 @@ INSPECT = ("tests/tilus/test_inspect.py",)
 TENSORS, LAUNCHER = "tilus/isa/tensor_copies.py", "tilus/runtime/launcher.py"
 TENSOR_TESTS = ("tests/tilus/test_tensor_copies.py",)
 LANG, HOST = "tilus/lang.py", "tilus/prelude/host/tilus.cuh"
+TARGETS = ("tests/tilus/test_targets.py",)
 GROUPS, CODEGEN = "tilus/groups.py", "tilus/codegen/__init__.py"
 
 # fmt: off
@@ -311,6 +312,11 @@ BUGS = [
     Bug(HOST, "block.y = i / x % y * cluster.y + rank / cluster.x % cluster.y;",
         "block.y = i / x % y * cluster.y + rank % cluster.y;", "a cluster's blocks in one line",
         HOPPER),
+    Bug(BITS, "<< (N > 4 ? 8 : 4);", "<< 8;", "nibbles a byte apart", TARGETS),
+    Bug(BITS, "LOW / 8 % 4 | (HIGH / 8 % 4 + 4) << 4 | 0x4400",
+        "(HIGH / 8 % 4 + 4) | LOW / 8 % 4 << 4 | 0x4400",
+        "a pair's second element first", TARGETS),
+    Bug(CASTS, 'needs=("sm_89",)', 'needs=("sm_80",)', "a conversion that old chips lack", TARGETS),
 ]
 # fmt: on
 

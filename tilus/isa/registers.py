@@ -167,7 +167,7 @@ class Cast(Inst):
 
     def cuda(self, cu: Writer, out: Register) -> None:
         registers, words, old = out.layout.registers, cu.words(out), cu.words(self.src)
-        if row := fast_cast(self.src.dtype, self.dtype, registers):
+        if row := fast_cast(self.src.dtype, self.dtype, registers, cu.target):
             write_pairs(cu, self.src, out, row.function, row.arguments)
             return
         if function := packing(self.src.dtype, self.dtype, registers):

@@ -223,3 +223,12 @@ FUNCTION uint32_t f32_to_f16_pair(uint32_t low, uint32_t high) {
 FUNCTION uint32_t f32_to_bf16_pair(uint32_t low, uint32_t high) {
   return f32_to_bf16(as_float(low)) | f32_to_bf16(as_float(high)) << 16;
 }
+
+// The N-bit fields at bits LOW and HIGH, each at the bottom of one of two neighbours: bytes, or the
+// halves of a byte.
+template <int N, int LOW, int HIGH> FUNCTION uint32_t neighbours(const uint32_t* words) {
+  if constexpr (N == 8)
+    return permute_bytes(words[LOW / 32], words[HIGH / 32],
+                         LOW / 8 % 4 | (HIGH / 8 % 4 + 4) << 4 | 0x4400);
+  else return get_bits<LOW, N>(words) | get_bits<HIGH, N>(words) << (N > 4 ? 8 : 4);
+}

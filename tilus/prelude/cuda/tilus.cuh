@@ -87,6 +87,7 @@ FUNCTION uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 #include "bits.cuh"
+#include "conversions.cuh"
 
 // Moves of BYTES between memory and the registers that begin SHIFT bits into `words`; where `inside`
 // is false, zeros arrive and nothing is stored.

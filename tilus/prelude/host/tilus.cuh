@@ -154,6 +154,7 @@ inline uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 #include "bits.cuh"
+#include "conversions.cuh"
 
 template <int BYTES, int SHIFT> inline void load(uint32_t* words, const char* from, bool inside) {
   uint32_t value[4] = {};
