@@ -17,8 +17,6 @@ import numpy as np
 
 from tilus.dtypes import DType
 from tilus.errors import TilusError, asked_by
-from tilus.groups import check_groups, side_by_side
-from tilus.errors import TilusError
 from tilus.groups import check_clusters, check_groups, side_by_side
 from tilus.ir import (
     PLAIN,

@@ -11,8 +11,6 @@ from math import prod
 from typing import Any
 
 from tilus.errors import TilusError, asked_by
-from tilus.groups import check_groups, named_barriers
-from tilus.errors import TilusError
 from tilus.groups import check_clusters, check_groups, named_barriers
 from tilus.ir import (
     ALONE,
