@@ -45,6 +45,7 @@ TENSORS, LAUNCHER = "tilus/isa/tensor_copies.py", "tilus/runtime/launcher.py"
 TENSOR_TESTS = ("tests/tilus/test_tensor_copies.py",)
 LANG, HOST = "tilus/lang.py", "tilus/prelude/host/tilus.cuh"
 TARGETS = ("tests/tilus/test_targets.py",)
+CLUSTERS = "tilus/isa/clusters.py"
 GROUPS, CODEGEN = "tilus/groups.py", "tilus/codegen/__init__.py"
 
 # fmt: off
@@ -317,6 +318,10 @@ BUGS = [
         "(HIGH / 8 % 4 + 4) | LOW / 8 % 4 << 4 | 0x4400",
         "a pair's second element first", TARGETS),
     Bug(CASTS, 'needs=("sm_89",)', 'needs=("sm_80",)', "a conversion that old chips lack", TARGETS),
+    Bug(HOST_HOPPER, "inside, peer_place(barrier, peer)}", "inside, barrier}",
+        "a copy for peers is counted at one barrier", HOPPER),
+    Bug(CLUSTERS, "there = block.of_peer(int(self.peer), self.barriers)",
+        "there = barriers", "an arrival at the block's own barrier", HOPPER),
 ]
 # fmt: on
 

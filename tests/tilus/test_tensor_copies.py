@@ -4,18 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.tilus.test_hopper import (
-    BARRIERS,
-    HEIGHT,
-    PROTOCOLS,
-    SIDE,
-    WIDTH,
-    X,
-    Y,
-    boxes,
-    code_of,
-    traced,
-)
+from tests.tilus.protocols import HEIGHT, PROTOCOLS, SIDE, WIDTH, X, Y, boxes, traced
+from tests.tilus.test_hopper import BARRIERS, code_of
 from tilus.codegen import generate, map_of
 from tilus.compiler import compile
 from tilus.dtypes import DType, f16, f32, u8, u64

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from tilus.errors import TilusError, asked_by
-from tilus.groups import check_clusters, check_groups, named_barriers
+from tilus.groups import check_clusters, check_groups, groups_of, named_barriers
 from tilus.ir import (
     ALONE,
     GRID,
@@ -65,6 +65,7 @@ def generate(program: Program, arch: str = DEFAULT) -> Source:
     """The CUDA C++ text of `program` for an architecture."""
     check_groups(program)
     require_clusters(program, target(arch))
+    require_registers(program)
     cu = TextWriter(program, target(arch))
     cu.write(program.body)
     entry = f"tilus_{program.name}"  # no name that the prelude has
@@ -305,6 +306,20 @@ def require_warpgroups(group: ThreadGroup, target: Target) -> None:
         )
     if group.registers % 8 or not 24 <= group.registers <= 256:
         raise TilusError(f"{group.registers} registers a thread: want a multiple of 8, 24 to 256")
+
+
+def require_registers(program: Program) -> None:
+    """What the groups of a block take together is there: else they wait for it for ever."""
+    budget = REGISTERS // program.blocks_per_sm
+    each = budget // program.threads // 8 * 8
+    asked = {(g.first, g.count): g.registers or each for g in groups_of(program)}
+    rest = program.threads - sum(count for _, count in asked)
+    taken = sum(count * registers for (_, count), registers in asked.items()) + rest * each
+    if any(g.registers for g in groups_of(program)) and taken > budget:
+        raise TilusError(
+            f"{program.name}: its groups ask for {taken} registers together, and a block has"
+            f" {budget}: let some group ask for fewer"
+        )
 
 
 def check_names(program: Program) -> None:

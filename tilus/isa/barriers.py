@@ -298,13 +298,12 @@ class CopyBulk(Inst):
             )
         pieces, piece = prod(outer), Var("piece")
         barrier = place_of(self.barriers, self.index, cu)
-        with cu.scope("if (thread == 0)"):
-            loop = f"for (unsigned piece = 0; piece < {pieces}; piece++)"
-            with cu.scope(loop if pieces > 1 else ""):
-                moved = unraveled(piece, outer) + (0,) * (len(self.shape) - len(outer))
-                source = address(self.src, shifted(self.at, moved), cu)
-                target = address(self.dst, shifted(self.to, moved), cu)
-                cu.line(f"copy_bulk<{CACHE[self.cache]}>({target}, {source}, {size}, {barrier});")
+        loop = f" for (unsigned piece = 0; piece < {pieces}; piece++)" if pieces > 1 else ""
+        with cu.scope(f"if (thread == 0){loop}"):
+            moved = unraveled(piece, outer) + (0,) * (len(self.shape) - len(outer))
+            source = address(self.src, shifted(self.at, moved), cu)
+            target = address(self.dst, shifted(self.to, moved), cu)
+            cu.line(f"copy_bulk<{CACHE[self.cache]}>({target}, {source}, {size}, {barrier});")
 
     def completion(self) -> list[Inst]:
         """With every other thread's arrival at a barrier that counts them."""

@@ -1,4 +1,4 @@
-"""Blocks of a cluster: meeting, and reading each other's shared memory.
+"""Blocks of a cluster: meeting, telling each other, and reading each other's shared memory.
 
 A program says how many blocks make a cluster; they run at the same time. PTX ISA 5.1.7,
 shared::cluster; 9.7.13.4, barrier.cluster.
@@ -9,7 +9,14 @@ from dataclasses import replace
 from tilus.dtypes import f16
 from tilus.ir import Register, Scalar, Shared
 from tilus.isa.addressing import require_rank, tile_indices
-from tilus.isa.barriers import HOPPER
+from tilus.isa.barriers import (
+    HOPPER,
+    PLACES,
+    WARP,
+    one_of,
+    place_of,
+    require_barriers,
+)
 from tilus.isa.base import Block, Effect, Inst, Memory, Tile, Writer, instruction
 from tilus.isa.memory import Index, load
 from tilus.layout import Layout, local, spatial
@@ -75,3 +82,29 @@ class LoadPeer(Inst):
     @classmethod
     def samples(cls) -> list[Inst]:
         return [cls(Shared("s0", f16, (2, 16, 16)), 0, (1, 8, 0), spatial(8, 4) * local(1, 4))]
+
+
+@instruction
+class ArrivePeer(Inst):
+    """Every warp arrives once at a barrier of block `peer` of the cluster, as `arrive` does."""
+
+    barriers: Shared
+    index: Scalar
+    peer: Scalar
+    effect = Effect.SYNC
+    needs = HOPPER
+
+    def result(self) -> None:
+        require_barriers(self.name, self.barriers)
+
+    def run(self, block: Block, barriers: Memory) -> None:
+        there = block.of_peer(int(self.peer), self.barriers)  # type: ignore[arg-type]
+        one_of(there, self.index).arrive(-(-block.threads // WARP))
+
+    def cuda(self, cu: Writer, out: None) -> None:
+        barrier = place_of(self.barriers, self.index, cu)
+        cu.line(f"arrive_peer({barrier}, {cu.expr(self.peer)});")
+
+    @classmethod
+    def samples(cls) -> list[Inst]:
+        return [cls(PLACES, 1, 0)]

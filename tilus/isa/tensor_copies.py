@@ -28,6 +28,7 @@ from tilus.isa.memory import Index, require_same_dtype
 SPANS = (32, 64, 128)  # bytes in a row of a swizzled box
 PART, LINE = 16, 128  # bytes that stay together, and that change places with each other
 MOST_RANK, MOST_EXTENT = 5, 256
+MOST_PEERS = 8
 ALIGNED = 1024  # bytes from which on shared tensors lie so that swizzled accesses find them
 
 
@@ -138,6 +139,9 @@ class CopyTensorAsync(Inst):
     counted at the barrier, where somebody must `expect` them; nobody may read or write the tile
     before that phase was waited for. `dst` may be swizzled with `tensor_swizzle`, the box's rows
     then being as long as that. The extents and strides of `src` follow from parameters.
+
+    With `peers` the box arrives in these blocks of the cluster instead of this one, in each at the
+    same place, and is counted at the same barrier of each.
     """
 
     src: Global
@@ -147,6 +151,7 @@ class CopyTensorAsync(Inst):
     shape: tuple[int, ...]
     barriers: Shared
     index: Scalar
+    peers: tuple[int, ...] = ()
     effect = Effect.READS | Effect.WRITES
     needs = HOPPER
 
@@ -157,17 +162,30 @@ class CopyTensorAsync(Inst):
     def result(self) -> None:
         self.box.check(self.name)
         require_barriers(self.name, self.barriers)
+        if len(set(self.peers)) != len(self.peers) or not set(self.peers) <= set(range(MOST_PEERS)):
+            raise TilusError(
+                f"copy_tensor_async: peers {self.peers}: want different blocks of a cluster, 0 to"
+                f" {MOST_PEERS - 1}"
+            )
 
     def run(self, block: Block, src: Memory, dst: Memory, barriers: Memory) -> None:
         source = tile_indices(src, self.shape, self.at, frozenset(range(len(self.at))))
         target = tile_indices(dst, self.shape, self.to, frozenset())
-        barrier = one_of(barriers, self.index)
-        barrier.copies.append((self.box.bytes, lambda: dst.write(target, src.read(source))))
+
+        def start(there: Memory, barriers: Memory) -> None:
+            copies = one_of(barriers, self.index).copies
+            copies.append((self.box.bytes, lambda: there.write(target, src.read(source))))
+
+        for peer in self.peers:
+            start(block.of_peer(peer, self.dst), block.of_peer(peer, self.barriers))
+        if not self.peers:
+            start(dst, barriers)
 
     def cuda(self, cu: Writer, out: None) -> None:
         place, map = self.box.place(self.name, cu), self.box.map(self.name, cu)
         barrier, at = place_of(self.barriers, self.index, cu), self.box.coordinates(cu)
-        cu.line(f"if (thread == 0) copy_tensor({place}, {map}, {barrier}, {at});")
+        to = f"_to<{sum(1 << peer for peer in self.peers)}>" if self.peers else ""
+        cu.line(f"if (thread == 0) copy_tensor{to}({place}, {map}, {barrier}, {at});")
 
     def completion(self) -> list[Inst]:
         """With every other thread's arrival at a barrier that counts them."""
@@ -194,7 +212,8 @@ class CopyTensorAsync(Inst):
                 cls(Global("g0", f16, (3, 4, 5, 24), (480, 120, 24, 1), "p0"),
                     Shared("s0", f16, (2, 4, 16)), (1, 2, 3, 0), (0, 0, 0), (2, 4, 16), bars, 1),
                 cls(Global("g0", u8, (600,), (1,), "p0"), Shared("s0", u8, (2, 256)), (500,),
-                    (1, 0), (256,), bars, 0)]  # fmt: skip
+                    (1, 0), (256,), bars, 0),
+                cls(wide, plain, (4, 8), (1, 0, 0), (8, 16), bars, 1, (0,))]  # fmt: skip
 
 
 @instruction

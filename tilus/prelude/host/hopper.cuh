@@ -1,6 +1,12 @@
 // Hopper's barriers and bulk copies, on the host. A copy happens when a thread waits for its
 // barrier and would have to stop, so that one that forgets to wait reads garbage.
 
+inline void synchronize_cluster() { wait_at(meeting, in_cluster * block.threads); }
+// The same place in the shared memory of block `rank` of the cluster.
+inline char* peer_place(char* place, unsigned rank) {
+  return blocks[rank].shared + (place - block.shared);
+}
+
 // What a barrier counts, in its 64 bits. Fresh shared memory is all ones: nobody gets through.
 struct CountingBarrier {
   uint64_t broken : 1, phase : 1, arrivals : 20, pending : 20;
@@ -30,6 +36,7 @@ inline void arrive(char* barrier) {
   wait_at(block.warps[warp], rest < WARP ? rest : WARP);
   if (block.running % WARP == 0) arrive_once(barrier, 0);
 }
+inline void arrive_peer(char* barrier, unsigned rank) { arrive(peer_place(barrier, rank)); }
 inline void expect(char* barrier, int bytes) { arrive_once(barrier, bytes); }
 
 // The copies that report to `barrier` happen.
@@ -96,6 +103,19 @@ inline int elements_of(const TensorMap& map) {
   for (int d = 0; d < map.rank; d++) count *= map.box[d];
   return count;
 }
+// To the same place, and the same barrier, of each block in the mask.
+template <int PEERS, class... Index>
+inline void copy_tensor_to(char* to, const TensorMap& map, char* barrier, Index... index) {
+  const int at[] = {index...};
+  bool inside;
+  for (int peer = 0; peer < in_cluster; peer++)
+    for (int k = 0; k < elements_of(map) && PEERS >> peer & 1; k++) {
+      const char* from = element_of(map, at, k, inside);
+      char* const there = peer_place(swizzled(map, to, k), peer);
+      add(blocks[peer].bulk, {there, from, map.bytes, 0, inside, peer_place(barrier, peer)});
+    }
+  progress++;
+}
 template <class... Index>
 inline void copy_tensor(char* to, const TensorMap& map, char* barrier, Index... index) {
   const int at[] = {index...};
@@ -120,10 +140,4 @@ inline void commit_stores() { block.fibers[block.running].store_group++; }
 template <int PENDING> inline void wait_stores() {
   Fiber& me = block.fibers[block.running];
   perform_before(me.stores, me.store_group - PENDING);
-}
-
-inline void synchronize_cluster() { wait_at(meeting, in_cluster * block.threads); }
-// The same place in the shared memory of block `rank` of the cluster.
-inline char* peer_place(char* place, unsigned rank) {
-  return blocks[rank].shared + (place - block.shared);
 }
