@@ -43,7 +43,7 @@ def refusal(workload: Workload) -> str | None:
 
 
 def candidates(workload: Workload, arch: str) -> list[KernelSpec]:
-    """The library's schedules for this kind of problem, in its order, with all that the chip has."""
+    """The library's schedules for such a problem, in its order, with all that the chip has."""
     chip = specific(arch)
     return [
         KernelSpec(
