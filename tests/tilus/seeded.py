@@ -36,6 +36,7 @@ MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/quantized_matmul.py"
 SHARED, DRAWING = "tilus/shared_layout.py", "tilus/inspect/drawing.py"
 WHERE, OCCUPANCY = "tilus/where.py", "tilus/occupancy.py"
 ISA = ("tests/tilus/test_isa.py",)
+CAST_TESTS = ("tests/tilus/test_casts.py",)
 MATMUL = ("tests/tilus/test_quantized_matmul.py",)
 BARRIERS, HOST_HOPPER = "tilus/isa/barriers.py", "tilus/prelude/host/hopper.cuh"
 HOPPER = ("tests/tilus/test_hopper.py",)
@@ -74,11 +75,11 @@ BUGS = [
         "minus NaN cast to the smallest value"),
     Bug(DTYPES, '1 + (1 << self.mantissa >> 1)', "1",
         "NaN written as a signalling one"),
-    Bug(DTYPES, "np.rint(numbers)).astype", "np.trunc(numbers)).astype",
+    Bug(DTYPES, "np.rint(np.where(nan", "np.trunc(np.where(nan",
         "integers truncated"),
     Bug(DTYPES, "rounded >= float(self.max)", "rounded > float(self.max)",
         "2^64 wraps to 0"),
-    Bug(DTYPES, "np.where(nan, 0, np.rint(numbers))", "np.where(nan, 1, np.rint(numbers))",
+    Bug(DTYPES, "np.where(nan, 0, numbers)", "np.where(nan, 1, numbers)",
         "NaN cast to an integer is not 0"),
     Bug(DTYPES, "max(self.min, bounds.min)", "bounds.min",
         "negative integers wrap into unsigned ones"),
@@ -180,6 +181,22 @@ BUGS = [
         "signed integers read as unsigned", ISA),
     Bug(BITS, "both(f16_power_of_two(15 - P::bias))", "both(f16_power_of_two(14 - P::bias))",
         "a float cast off by a factor of 2", ISA),
+    Bug(BITS, "(1u << (22 - M)) - 1 + (moved", "(1u << (22 - M)) + (moved",
+        "ties rounded up", CAST_TESTS),
+    Bug(BITS, "(uint32_t)(128 - bias) << 23)", "(uint32_t)(127 - bias) << 23)",
+        "the largest subnormals encoded as normals", CAST_TESTS),
+    Bug(BITS, "(code > largest ? beyond : code)", "(code >= largest ? beyond : code)",
+        "the largest value of e5m2 is infinite", CAST_TESTS),
+    Bug(BITS, "return S == NONE ? nan : nan | sign;", "return nan | sign;",
+        "minus NaN becomes the smallest value", CAST_TESTS),
+    Bug(BITS, "(value & 0xFF ? 0x100u : 0u)", "0u",
+        "integers rounded twice", CAST_TESTS),
+    Bug(BITS, "value > most ? most : value < -most - 1", "value < -most - 1",
+        "integers wrap in a narrower signed type", CAST_TESTS),
+    Bug(BITS, "return value < 0 ? 0 : bits((unsigned)value)", "return bits((unsigned)value)",
+        "negative integers are the largest unsigned ones", CAST_TESTS),
+    Bug(BITS, "(value >> (32 - shift) & rest)", "(value & rest)",
+        "the part of an element in the next word is its low one", CAST_TESTS),
     Bug(CASTS, "return 16 // gcd(bits, 16)", "return 8 // gcd(bits, 8)",
         "pairs in the same half", ISA),
     Bug(CASTS, "(0, 2, 1))", "(0, 1, 2))", "a fast cast's result in the order it came", ISA),

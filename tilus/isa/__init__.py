@@ -1,6 +1,6 @@
 """The instruction set. Import order is the order of the manual."""
 
-from tilus.isa import memory, registers, elementwise, matmul, warpgroup, synchronization, barriers  # noqa: F401, I001
+from tilus.isa import memory, registers, casting, elementwise, matmul, warpgroup, synchronization, barriers  # noqa: F401, I001
 from tilus.isa.base import ISA, Effect, Inst
 
 __all__ = ["ISA", "Effect", "Inst"]
