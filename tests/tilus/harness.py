@@ -107,8 +107,9 @@ def random_values(dtype: DType, count: int, rng: np.random.Generator) -> np.ndar
         return dtype.carry(rng.integers(-8, 9, count) / 4)
     if dtype.bits <= 8:  # all codes, as far as there is room
         return rng.permutation(np.arange(count) % (1 << dtype.bits)).astype(dtype.carrier)
-    codes = rng.integers(0, 1 << min(dtype.bits, 20), count)
-    return dtype.carry(codes)
+    sizes = rng.integers(0, 1 << dtype.bits, count) >> rng.integers(0, dtype.bits, count)
+    signs = rng.choice([1, -1] if dtype.kind == "int" else [1], count)
+    return (sizes * signs).astype(dtype.carrier)  # of every order of magnitude
 
 
 def byte_layout(tensor: Register) -> Layout:

@@ -32,6 +32,8 @@ DTYPES = "tilus/dtypes.py"
 LAYOUT = "tilus/layout.py"
 BITS, CASTS = "tilus/prelude/common/bits.cuh", "tilus/casts.py"
 ADDRESSING, MEMORY = "tilus/isa/addressing.py", "tilus/isa/memory.py"
+ELEMENTWISE, REDUCTION = "tilus/isa/elementwise.py", "tilus/isa/reduction.py"
+ARITHMETIC = "tilus/prelude/common/arithmetic.cuh"
 MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/quantized_matmul.py"
 SHARED, DRAWING = "tilus/shared_layout.py", "tilus/inspect/drawing.py"
 WHERE, OCCUPANCY = "tilus/where.py", "tilus/occupancy.py"
@@ -202,6 +204,18 @@ BUGS = [
     Bug(CASTS, "(0, 2, 1))", "(0, 1, 2))", "a fast cast's result in the order it came", ISA),
     Bug(CASTS, "return at // 8 * 8 if at % 8", "return at // 8 * 4 if at % 8",
         "fields moved half as far as they must", ISA),
+    Bug(REDUCTION, "min(size, max(1, WARP // weight))", "size",
+        "shuffles between warps", ISA),
+    Bug(REDUCTION, "weight << bit for bit in range(size.bit_length() - 1)",
+        "weight << bit for bit in range(size.bit_length() - 2)", "half of the lanes left out", ISA),
+    Bug(REDUCTION, "cu.expr(thread - own)", "cu.expr(thread)", "sums of the wrong warps", ISA),
+    Bug(REDUCTION, '            cu.line(f"part{i} = {value};")\n    cu.line("synchronize();")',
+        '            cu.line(f"part{i} = {value};")', "no barrier before the scratch is used again",
+        ("tests/tilus/test_language.py",)),
+    Bug(ELEMENTWISE, '"{} >= {}"', '"{} > {}"', "equal numbers are not greater or equal", ISA),
+    Bug(ARITHMETIC, "return b == -1 ? 0 : a % b;", "return a % b + (a % b < 0 ? b : 0);",
+        "the remainder has the sign of the divisor", ISA),
+    Bug(ARITHMETIC, "by < 32 ? a << by : 0", "a << by % 32", "shifts wrap around", ISA),
     Bug(ADDRESSING, "sorted(checked)]\n    return \" && \".join(tests) or \"true\"",
         "sorted(checked)]\n    return \"true\"", "no mask", ISA),
     Bug(ADDRESSING, "if last in checked else of", "if last in checked and False else of",

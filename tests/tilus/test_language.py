@@ -108,6 +108,24 @@ def test_a_forgotten_synchronize_gives_wrong_numbers_in_one_order(backwards: boo
     assert right == [True, False]
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_sums_one_after_another_do_not_mix(backwards: bool) -> None:
+    """They take the same shared memory in every turn of a loop."""
+
+    def sums(t: Tracer, y: Var) -> None:
+        tile = t.allocate_register(i32, spatial(2, 32), 1)
+        total = t.allocate_register(i32, reduce(tile.layout, (0,)))
+        for _ in t.range(0, 5):
+            grown = t.add(tile, t.reduce(tile, 0, "sum"))
+            t.assign(tile, grown)
+        t.assign(total, t.reduce(tile, 0, "sum"))
+        t.store_global(t.view_global(y, i32, (1, 32), (32, 1)), total, (0, 0))
+
+    arguments = {"y": np.zeros(32, np.int32)}
+    run_on_host(traced(sums, (Pointer("y", i32),), 64), arguments, backwards)
+    assert (arguments["y"] == 2 * 3**5).all()
+
+
 def test_threads_that_wait_for_ever_are_told() -> None:
     def split(t: Tracer, y: Var) -> None:
         with t.when(Var("thread") < 3):

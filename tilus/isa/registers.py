@@ -37,7 +37,8 @@ class AllocateRegister(Inst):
         three_words = FRAGMENT * local(1, 8)  # of 3 bits: some elements straddle words
         return [cls(f32, ATOM, 1.5), cls(f16, ATOM, 0), cls(i32, ATOM, 7), cls(uint(4), FRAGMENT),
                 cls(sint(3), three_words, -2), cls(floating(3, 2), FRAGMENT, 2.7),
-                cls(f32, ATOM, -1e39), cls(u32, ATOM, 4e9), cls(uint(4), FRAGMENT, 99)]  # fmt: skip
+                cls(f32, ATOM, -np.inf), cls(u32, ATOM, 4e9),
+                cls(uint(4), FRAGMENT, 99)]  # fmt: skip
 
 
 @instruction

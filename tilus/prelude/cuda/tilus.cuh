@@ -87,6 +87,7 @@ FUNCTION uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 #include "bits.cuh"
+#include "arithmetic.cuh"
 
 // Moves of BYTES between memory and the registers that begin SHIFT bits into `words`; where `inside`
 // is false, zeros arrive and nothing is stored.
@@ -176,6 +177,16 @@ MMA_M16N8K16(mma_m16n8k16_f16, "f16")
 MMA_M16N8K16(mma_m16n8k16_bf16, "bf16")
 
 #include "warpgroup.cuh"
+
+// The lanes of this thread's warp that exist in a block of THREADS.
+template <int THREADS> FUNCTION uint32_t lanes() {
+  if (THREADS % 32 == 0 || threadIdx.x < THREADS / 32 * 32) return ~0u;
+  return (1u << THREADS % 32) - 1;
+}
+// 9.7.9.6 shfl.sync: the value of the lane whose number differs in the bits of MASK
+template <int MASK, int THREADS, class V> FUNCTION V shuffle_xor(V value) {
+  return __shfl_xor_sync(lanes<THREADS>(), value, MASK);
+}
 
 FUNCTION void synchronize() { __syncthreads(); }
 

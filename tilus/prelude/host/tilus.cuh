@@ -25,6 +25,9 @@
 
 template <class T> inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> inline T max(T a, T b) { return a < b ? b : a; }
+inline float min(float a, float b) { return fminf(a, b); }  // the number, where the other is NaN
+inline float max(float a, float b) { return fmaxf(a, b); }
+inline float rsqrtf(float a) { return 1 / sqrtf(a); }
 
 struct Copy {
   char* to;
@@ -85,8 +88,15 @@ inline uint64_t (*exchange(const uint64_t* numbers, int count))[MAIL] {
   auto& mail = block.mail[warp][me.parity];
   me.parity ^= 1;
   for (int i = 0; i < count; i++) mail[lane][i] = numbers[i];
-  wait_at(block.warps[warp], WARP);
+  wait_at(block.warps[warp], min(WARP, block.threads - warp * WARP));
   return mail;
+}
+// The value of the lane whose number differs in the bits of MASK, in a block of THREADS.
+template <int MASK, int THREADS, class V> inline V shuffle_xor(V value) {
+  uint64_t bits = 0;
+  memcpy(&bits, &value, 4);
+  memcpy(&value, &exchange(&bits, 1)[(block.running % WARP) ^ MASK][0], 4);
+  return value;
 }
 
 inline float as_float(uint32_t bits) { float value; memcpy(&value, &bits, 4); return value; }
@@ -146,6 +156,7 @@ inline uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 #include "bits.cuh"
+#include "arithmetic.cuh"
 
 template <int BYTES, int SHIFT> inline void load(uint32_t* words, const char* from, bool inside) {
   uint32_t value[4] = {};
