@@ -40,7 +40,8 @@ from tilus.ir import (
 )
 from tilus.isa.base import Inst, Tile
 
-Arguments = dict[str, Any]  # a flat array in its carrier type for a pointer, an int for an integer
+# for a pointer a flat array in its carrier type, packed bytes below 8 bits; an int for an integer
+Arguments = dict[str, Any]
 
 
 def interpret(program: Program, arguments: Arguments) -> None:
@@ -69,7 +70,10 @@ Waits = Iterator[Waiting]
 
 @dataclass
 class Elements:
-    """A tensor in memory: a flat array and the offset of each index."""
+    """A tensor in memory: a flat array and the offset of each index.
+
+    Elements of less than a byte lie packed in an array of bytes, as `dtype.pack` does it.
+    """
 
     array: Tile
     dtype: DType
@@ -79,12 +83,32 @@ class Elements:
 
     def read(self, index: tuple[Tile, ...]) -> Tile:
         inside, offset = self._locate(index)
-        values = self.array[np.where(inside, offset, 0)]
+        values = self._held(np.where(inside, offset, 0))
         return np.where(inside, values, np.zeros((), values.dtype))
 
     def write(self, index: tuple[Tile, ...], values: Tile) -> None:
         inside, offset = self._locate(index)
-        self.array[offset[inside]] = np.broadcast_to(values, inside.shape)[inside]
+        self._hold(offset[inside], np.broadcast_to(values, inside.shape)[inside])
+
+    def _held(self, offset: Tile) -> Tile:
+        bits = self.dtype.bits
+        if bits >= 8:
+            return np.asarray(self.array[offset])
+        place = offset * bits
+        low, high = place // 8, np.minimum(place // 8 + 1, self.array.size - 1)
+        both = self.array[low] | self.array[high].astype(np.uint16) << 8
+        return np.asarray(both >> place % 8 & (1 << bits) - 1).astype(np.uint8)
+
+    def _hold(self, offset: Tile, values: Tile) -> None:
+        bits = self.dtype.bits
+        if bits >= 8:
+            self.array[offset] = values
+            return
+        for bit in range(bits):  # several elements may lie in one byte
+            place = offset * bits + bit
+            mask = np.uint8(1) << (place % 8).astype(np.uint8)
+            np.bitwise_and.at(self.array, place // 8, ~mask)
+            np.bitwise_or.at(self.array, place // 8, mask * (values >> bit & 1))
 
     def _locate(self, index: tuple[Tile, ...]) -> tuple[Tile, Tile]:
         inside = np.logical_and.reduce(
@@ -93,10 +117,13 @@ class Elements:
         offset: Any = sum(i * s for i, s in zip(index, self.strides, strict=True))
         if self.swizzle.bits:
             offset = self.swizzle(offset)
-        if inside.any() and offset[inside].max() >= self.array.size:
+        elements = (
+            self.array.size * 8 // self.dtype.bits if self.dtype.bits < 8 else self.array.size
+        )
+        if inside.any() and offset[inside].max() >= elements:
             raise TilusError(
                 f"index {offset[inside].max()} of a tensor of shape {self.shape} lies beyond the"
-                f" {self.array.size} elements behind its pointer"
+                f" {elements} elements behind its pointer"
             )
         return inside, offset
 
@@ -212,5 +239,5 @@ class RunningBlock:
         return self.pointers[name]
 
     def allocate(self, dtype: DType, elements: int) -> Tile:
-        bytes = elements * np.dtype(dtype.carrier).itemsize
+        bytes = -(-elements * dtype.bits // 8)
         return np.frombuffer(bytearray(b"\xff" * bytes), dtype.carrier)

@@ -1,6 +1,6 @@
 """One instruction alone in a kernel: bring its operands, perform it, bring out what it changed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from tilus.ir import (
     Var,
 )
 from tilus.isa import Inst
+from tilus.isa.addressing import bytes_of
 from tilus.isa.registers import to_bits
 from tilus.lang import Tracer
 from tilus.layout import Layout, local, spatial
@@ -63,12 +64,12 @@ def case_of(inst: Inst, rng: np.random.Generator) -> Case:
                 rename(t, t.allocate_barriers(*tensor.shape), tensor)
                 t.init_barriers(tensor, 3)
             case Shared():
-                array = random_values(tensor.dtype, int(np.prod(tensor.shape)), rng)
+                array = stored(tensor.dtype, int(np.prod(tensor.shape)), rng)
                 bring_shared(t, tensor, pointer(f"in{k}_", tensor.dtype, array))
                 dumped.append(tensor)
             case Global():
                 dtype = tensor.dtype
-                array = random_values(dtype, SPACE, rng)
+                array = stored(dtype, SPACE, rng)
                 source = pointer(tensor.pointer + "_", dtype, array)
                 view = type(tensor)("", dtype, tensor.shape, tensor.strides, source.name)
                 inst = with_operand(inst, tensor, name_global(t, view, source))
@@ -77,12 +78,14 @@ def case_of(inst: Inst, rng: np.random.Generator) -> Case:
     for awaited in inst.completion():
         t.perform(awaited)
     t.synchronize()
+    if isinstance(out, Shared):
+        dumped.append(out)
     for k, tensor in enumerate([out, *inst.operands]):
         if isinstance(tensor, Register):
             array = np.zeros(tensor.layout.threads * -(-tensor.bits_held // 8), np.uint8)
             take_register(t, tensor, pointer(f"out{k}_", u8, array))
     for k, shared in enumerate(dumped):
-        array = np.zeros(int(np.prod(shared.shape)), shared.dtype.carrier)
+        array = np.zeros(bytes_of(shared), np.uint8).view(shared.dtype.carrier)
         take_shared(t, shared, pointer(f"dump{k}_", shared.dtype, array))
     if isinstance(out, Var):
         array = np.zeros(4, np.int32)
@@ -110,6 +113,12 @@ def random_values(dtype: DType, count: int, rng: np.random.Generator) -> np.ndar
     sizes = rng.integers(0, 1 << dtype.bits, count) >> rng.integers(0, dtype.bits, count)
     signs = rng.choice([1, -1] if dtype.kind == "int" else [1], count)
     return (sizes * signs).astype(dtype.carrier)  # of every order of magnitude
+
+
+def stored(dtype: DType, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Random values as they lie in memory."""
+    values = random_values(dtype, count, rng)
+    return dtype.pack(values) if dtype.bits < 8 else values
 
 
 def byte_layout(tensor: Register) -> Layout:
@@ -147,11 +156,20 @@ def rename(t: Tracer, old: Tensor, new: Tensor) -> None:
 def bring_shared(t: Tracer, tensor: Shared, source: Var) -> None:
     held = t.allocate_shared(tensor.dtype, tensor.shape, tensor.swizzle)
     rename(t, held, tensor)
-    count = int(np.prod(tensor.shape))
+    flat, whole = one_by_one(t, tensor)
+    (count,) = flat.shape
     for k in t.range(0, count):  # one element at a time: no layout to trust
-        value = t.load_global(t.view_global(source, tensor.dtype, (count,), (1,)), (k,), local(1))
-        t.store_shared(tensor, value, unraveled(k, tensor.shape))
+        value = t.load_global(t.view_global(source, flat.dtype, (count,), (1,)), (k,), local(1))
+        t.store_shared(whole, value, unraveled(k, whole.shape))
     t.synchronize()
+
+
+def one_by_one(t: Tracer, tensor: Shared) -> tuple[Shared, Shared]:
+    """The tensor as one that threads can write element by element, and that in a row."""
+    if tensor.dtype.bits >= 8:
+        return replace(tensor, shape=(int(np.prod(tensor.shape)),)), tensor
+    bytes = t.view_shared(tensor, u8, (bytes_of(tensor),))
+    return bytes, bytes
 
 
 def take_register(t: Tracer, tensor: Register, target: Var) -> None:
@@ -161,10 +179,11 @@ def take_register(t: Tracer, tensor: Register, target: Var) -> None:
 
 
 def take_shared(t: Tracer, tensor: Shared, target: Var) -> None:
-    count = int(np.prod(tensor.shape))
+    flat, whole = one_by_one(t, tensor)
+    (count,) = flat.shape
     for k in t.range(0, count):
-        value = t.load_shared(tensor, unraveled(k, tensor.shape), local(1))
-        t.store_global(t.view_global(target, tensor.dtype, (count,), (1,)), value, (k,))
+        value = t.load_shared(whole, unraveled(k, whole.shape), local(1))
+        t.store_global(t.view_global(target, flat.dtype, (count,), (1,)), value, (k,))
 
 
 def unraveled(k: Scalar, shape: tuple[int, ...]) -> tuple[Scalar, ...]:

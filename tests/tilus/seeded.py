@@ -209,7 +209,7 @@ BUGS = [
     Bug(REDUCTION, "weight << bit for bit in range(size.bit_length() - 1)",
         "weight << bit for bit in range(size.bit_length() - 2)", "half of the lanes left out", ISA),
     Bug(REDUCTION, "cu.expr(thread - own)", "cu.expr(thread)", "sums of the wrong warps", ISA),
-    Bug(REDUCTION, '            cu.line(f"part{i} = {value};")\n    cu.line("synchronize();")',
+    Bug(REDUCTION, '            cu.line(f"part{i} = {value};")\n    Synchronize().cuda(cu, None)',
         '            cu.line(f"part{i} = {value};")', "no barrier before the scratch is used again",
         ("tests/tilus/test_language.py",)),
     Bug(ELEMENTWISE, '"{} >= {}"', '"{} > {}"', "equal numbers are not greater or equal", ISA),

@@ -150,7 +150,8 @@ def test_wrong_programs_are_refused_with_a_sentence() -> None:
         return t.view_global(x, f32, (n,), (1,))
 
     refused("no instruction 'fly': there are view_global", lambda t, x, n: t.fly())
-    refused("uint4 has no byte address", lambda t, x, n: t.allocate_shared(uint(4), (8,)))
+    refused("takes 32 bytes, but s0 has 4", lambda t, x, n: t.view_shared(
+        t.allocate_shared(uint(4), (8,)), f32, (8,)))  # fmt: skip
     refused("2 extents .* and 1 strides", lambda t, x, n: t.view_global(x, f32, (n, 2), (1,)))
     refused(
         "32 threads hold 64 bits of float32 each, but the view as float16 asks for 32 bits",

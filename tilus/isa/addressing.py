@@ -12,7 +12,7 @@ import numpy as np
 from tilus.errors import TilusError
 from tilus.ir import Global, Scalar, Shared, Var, divisor
 from tilus.isa.base import Memory, Tile, Writer
-from tilus.layout import Layout, contiguous, local, spatial
+from tilus.layout import Layout, local, spatial
 
 THREAD = Var("thread")
 WIDEST = 16  # bytes in one access
@@ -20,7 +20,7 @@ Place = Global | Shared
 
 
 def require_whole_bytes(name: str, tensor: Place) -> None:
-    """Memory is addressed in bytes."""
+    """What moves bytes does not move less."""
     if tensor.dtype.bits % 8:
         raise TilusError(
             f"{name}: {tensor.dtype} has no byte address: move its bytes as uint8 or uint32"
@@ -57,12 +57,6 @@ def alignment(tensor: Place, at: tuple[Scalar, ...], checked: frozenset[int], cu
             return gcd(of, 1 << swizzle.target) if swizzle.bits else of
 
 
-def width(layout: Layout, tensor: Place, of: int) -> int:
-    """How many elements one access moves: neighbours, aligned, at most 16 bytes."""
-    most = WIDEST * 8 // tensor.dtype.bits
-    return gcd(contiguous(layout, layout.rank - 1), of, most)
-
-
 def offset_of(tensor: Place, index: tuple[Scalar, ...], cu: Writer) -> str:
     """The element offset of `index`, in C; 64 bits wide in global memory."""
     match tensor:
@@ -81,8 +75,20 @@ def offset_of(tensor: Place, index: tuple[Scalar, ...], cu: Writer) -> str:
 
 
 def address(tensor: Place, index: tuple[Scalar, ...], cu: Writer) -> str:
-    """A byte pointer to the element at `index`."""
+    """A byte pointer to the element at `index`, or to the byte in which it begins."""
+    if tensor.dtype.bits < 8:
+        return f"{cu.base(tensor)} + {bit_offset(tensor, index, cu)} / 8"
     return f"{cu.base(tensor)} + ({offset_of(tensor, index, cu)}) * {tensor.dtype.bits // 8}"
+
+
+def bit_offset(tensor: Place, index: tuple[Scalar, ...], cu: Writer) -> str:
+    """Where the element at `index` begins: element k of n bits at bit n * k."""
+    return f"(int64_t)({offset_of(tensor, index, cu)}) * {tensor.dtype.bits}"
+
+
+def bytes_of(tensor: Shared) -> int:
+    """How many bytes hold the tensor."""
+    return -(-prod(tensor.shape) * tensor.dtype.bits // 8)
 
 
 def mask_of(tensor: Place, index: tuple[Scalar, ...], checked: frozenset[int], cu: Writer) -> str:

@@ -50,6 +50,7 @@ class Memory(Protocol):
 
     shape: tuple[int, ...]
     dtype: DType
+    array: Tile  # the elements as they lie, or their bytes below 8 bits
 
     def read(self, index: tuple[Tile, ...]) -> Tile:
         """The elements at `index`; those outside the shape are zero."""

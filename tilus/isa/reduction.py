@@ -15,6 +15,7 @@ from tilus.ir import Register, Var
 from tilus.isa.base import Block, Effect, Inst, Tile, Writer, instruction
 from tilus.isa.elementwise import NUMBER
 from tilus.isa.spelling import arithmetic, kind
+from tilus.isa.synchronization import Synchronize
 from tilus.layout import Layout, local, reduce, replicate, spatial
 
 WARP = 32
@@ -141,7 +142,7 @@ def through_shared(cu: Writer, op: str, out: Register, digits: list[Digit]) -> N
     cu.line(f"{c_type}* const parts = ({c_type}*)(shared + {scratch});")
     for i in range(registers):
         cu.line(f"parts[{i * cu.threads} + thread] = part{i};")
-    cu.line("synchronize();")
+    Synchronize().cuda(cu, None)
     thread = Var("thread")
     own = sum((thread // weight % size * weight for size, weight in digits), start=0)
     steps = [[k * weight for k in range(size)] for size, weight in digits]
@@ -153,4 +154,4 @@ def through_shared(cu: Writer, op: str, out: Register, digits: list[Digit]) -> N
             for place in places[1:]:
                 value = code.format(value, place)
             cu.line(f"part{i} = {value};")
-    cu.line("synchronize();")
+    Synchronize().cuda(cu, None)

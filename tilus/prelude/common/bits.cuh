@@ -31,6 +31,19 @@ template <int FIRST, int BITS> FUNCTION void set_bits(uint32_t* words, uint32_t 
   }
 }
 
+// An element of BITS bits at bit `offset` of memory, to bit PLACE of `words`; zero where not `inside`.
+template <int BITS, int PLACE>
+FUNCTION void load_bits(uint32_t* words, const char* memory, int64_t offset, bool inside) {
+  uint32_t value = 0;
+  if (inside) {
+    const int shift = (int)(offset % 8);
+    const uint8_t* from = (const uint8_t*)memory + offset / 8;
+    value = from[0] >> shift;
+    if (shift + BITS > 8) value |= (uint32_t)from[1] << (8 - shift);
+  }
+  set_bits<PLACE, BITS>(words, value);
+}
+
 FUNCTION float power_of_two(int exponent) { return as_float((uint32_t)(exponent + 127) << 23); }
 
 // The value of a code of a float of up to 8 bits; all of them are exact in float32.
