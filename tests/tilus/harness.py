@@ -56,10 +56,11 @@ def case_of(inst: Inst, rng: np.random.Generator) -> Case:
         arguments[name] = array
         return Var(name)
 
+    mixed = len({tensor.dtype for tensor in inst.operands}) > 1
     for k, tensor in enumerate(dict.fromkeys(inst.operands)):
         match tensor:
             case Register():
-                bring_register(t, tensor, pointer(f"in{k}_", u8, held_bytes(tensor, rng)))
+                bring_register(t, tensor, pointer(f"in{k}_", u8, held_bytes(tensor, mixed, rng)))
             case Shared(dtype=dtype) if dtype == u64:
                 rename(t, t.allocate_barriers(*tensor.shape), tensor)
                 t.init_barriers(tensor, 3)
@@ -104,9 +105,14 @@ def name_global(t: Tracer, view: Global, source: Var) -> Global:
     return named
 
 
-def random_values(dtype: DType, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Small numbers: sums and products of them stay finite and nearly exact."""
-    if dtype.kind == "float" and dtype.bits > 8:
+def random_values(
+    dtype: DType, count: int, rng: np.random.Generator, mixed: bool = False
+) -> np.ndarray:
+    """Small numbers: sums and products of them stay finite and nearly exact.
+
+    Floats of up to 8 bits are all codes, unless they are `mixed` with numbers of other types.
+    """
+    if dtype.kind == "float" and (dtype.bits > 8 or mixed):
         return dtype.carry(rng.integers(-8, 9, count) / 4)
     if dtype.bits <= 8:  # all codes, as far as there is room
         return rng.permutation(np.arange(count) % (1 << dtype.bits)).astype(dtype.carrier)
@@ -127,10 +133,10 @@ def byte_layout(tensor: Register) -> Layout:
     return spatial(tensor.layout.threads, 1) * local(1, tensor.bits_held // 8)
 
 
-def held_bytes(tensor: Register, rng: np.random.Generator) -> np.ndarray:
+def held_bytes(tensor: Register, mixed: bool, rng: np.random.Generator) -> np.ndarray:
     """The bytes that each thread holds of a random tile; copies of an element agree."""
     count = int(np.prod(tensor.shape))
-    tile = random_values(tensor.dtype, count, rng).reshape(tensor.shape)
+    tile = random_values(tensor.dtype, count, rng, mixed).reshape(tensor.shape)
     bits = to_bits(tile, tensor.dtype, tensor.layout)
     return np.packbits(bits, axis=1, bitorder="little").ravel()
 

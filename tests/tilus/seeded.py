@@ -33,6 +33,7 @@ LAYOUT = "tilus/layout.py"
 BITS, CASTS = "tilus/prelude/common/bits.cuh", "tilus/casts.py"
 ADDRESSING, MEMORY = "tilus/isa/addressing.py", "tilus/isa/memory.py"
 ELEMENTWISE, REDUCTION = "tilus/isa/elementwise.py", "tilus/isa/reduction.py"
+ACCESS = "tilus/isa/access.py"
 ARITHMETIC = "tilus/prelude/common/arithmetic.cuh"
 MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/quantized_matmul.py"
 SHARED, DRAWING = "tilus/shared_layout.py", "tilus/inspect/drawing.py"
@@ -227,6 +228,25 @@ BUGS = [
         "load_matrix forgets the warp", MATMUL),
     Bug(MATMUL_ISA, "column_local(2, 2) * spatial(8, 4) * local(1, 2)",
         "local(2, 2) * spatial(8, 4) * local(1, 2)", "A's fragment row by row", ISA),
+    Bug(MATMUL_ISA, "column_local(2, 2) * spatial(8, 4) * local(1, 4)",
+        "local(2, 2) * spatial(8, 4) * local(1, 4)", "A's fragment of bytes row by row", ISA),
+    Bug(MATMUL_ISA, "local(2, 1) * column_spatial(4, 8) * local(4, 1)",
+        "column_spatial(4, 8) * local(8, 1)", "B's fragment of bytes without halves", ISA),
+    Bug(MATMUL_ISA, '"mma_m16n8k32_u8_s8"', '"mma_m16n8k32_s8_u8"', "signs exchanged", ISA),
+    Bug(MATMUL_ISA, '"mma_m16n8k32_e4m3_e5m2", "sm_89"', '"mma_m16n8k32_e4m3_e5m2"',
+        "8-bit floats multiplied on sm_80", ISA),
+    Bug(MATMUL_ISA, "c_first * out.dtype.bits // 32", "c_first",
+        "sums of 16 bits counted as words", ISA),
+    Bug(ACCESS, "size * piece)\n                target", "size)\n                target",
+        "all pieces of a group from one place", ISA),
+    Bug(ACCESS, "    if rest:\n        return Group(1, 0, 0)\n", "",
+        "parts of bytes moved as bytes", ISA),
+    Bug(ADDRESSING, "{bit_offset(tensor, index, cu)} / 8", "{bit_offset(tensor, index, cu)}",
+        "bits counted as bytes", ISA),
+    Bug(BITS, "if (shift + BITS > 8) value |=", "value |=",
+        "a bit field takes the next byte in where it ends in this one", ISA),
+    Bug("tilus/interp.py", "place // 8, ~mask)", "place // 8, mask)",
+        "the interpreter keeps old bits", ISA),
     Bug(KERNEL, "t.wait_group(plan.stages - 2)", "t.wait_group(plan.stages - 1)",
         "a step is used before it has arrived", MATMUL),
     Bug(KERNEL, "t.synchronize()\n            with t.when(u", "with t.when(u",

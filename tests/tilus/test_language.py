@@ -5,13 +5,13 @@ import pytest
 
 import tilus
 from tilus.compiler import compile, kernel_key, run_on_host
-from tilus.dtypes import f16, f32, i32, u8, uint
+from tilus.dtypes import f16, f32, i32, sint, u8, uint
 from tilus.errors import TilusError
 from tilus.interp import interpret
-from tilus.ir import Integer, Pointer, Program, Var, ceil_div, equal
-from tilus.isa.matmul import ATOMS
+from tilus.ir import Integer, Pointer, Program, Register, Var, ceil_div, equal
+from tilus.isa.matmul import ATOMS, Dot
 from tilus.lang import Tracer, trace
-from tilus.layout import local, reduce, spatial
+from tilus.layout import local, permute_registers, reduce, spatial
 
 ROW = spatial(32)
 
@@ -181,6 +181,24 @@ def test_dot_says_which_operand_a_warp_lacks() -> None:
 
     with pytest.raises(TilusError, match="not the part of b that makes it"):
         traced(lacking, (Pointer("x", f32), Integer("n")), 64)
+
+
+def test_dot_wants_its_sums_in_the_order_of_the_instruction() -> None:
+    atom = ATOMS[0]
+    turned = permute_registers(atom.c, (2, 2), (1, 0))
+    a, b, c = (Register("", t, of) for t, of in zip(atom.types, (atom.a, atom.b, turned)))
+    with pytest.raises(TilusError, match=r"registers \[0, 2, 1, 3\] of c .* want them in a row"):
+        Dot(a, b, c).result()
+
+
+def test_what_is_less_than_a_byte_is_not_stored_alone() -> None:
+    def kernel(t: Tracer, x: Var, n: Var) -> None:
+        target = t.view_global(x, sint(6), (8, 32), (32, 1))
+        t.store_global(target, t.allocate_register(sint(6), spatial(8, 4) * local(1, 2)), (0, 0))
+
+    program = traced(kernel, (Pointer("x", sint(6)), Integer("n")))
+    with pytest.raises(TilusError, match="let each hold 4 neighbours of the last dimension"):
+        compile(program)
 
 
 def test_parameters_have_names_that_generated_text_does_not_use() -> None:

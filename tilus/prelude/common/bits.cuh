@@ -275,6 +275,12 @@ FUNCTION uint32_t join(const uint32_t* words, int low, int high) {
   const uint32_t first = words[low / 2] >> (low % 2 * 16) & 0xFFFF;
   return first | words[high / 2] >> (high % 2 * 16) << 16;
 }
+FUNCTION uint32_t byte_at(const uint32_t* words, int place) {
+  return words[place / 4] >> (place % 4 * 8) & 0xFF;
+}
+FUNCTION uint32_t join_bytes(const uint32_t* words, int a, int b, int c, int d) {
+  return byte_at(words, a) | byte_at(words, b) << 8 | byte_at(words, c) << 16 | byte_at(words, d) << 24;
+}
 FUNCTION uint32_t f32_to_f16_pair(uint32_t low, uint32_t high) {
   return f16_pair(as_float(low), as_float(high));
 }

@@ -176,6 +176,7 @@ template <int COUNT> FUNCTION void load_matrix(uint32_t* words, const char* row)
 MMA_M16N8K16(mma_m16n8k16_f16, "f16")
 MMA_M16N8K16(mma_m16n8k16_bf16, "bf16")
 
+#include "mma.cuh"
 #include "warpgroup.cuh"
 
 // The lanes of this thread's warp that exist in a block of THREADS.

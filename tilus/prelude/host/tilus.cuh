@@ -250,6 +250,7 @@ inline void mma_m16n8k16(uint32_t* d, const uint64_t* mine, bool bf16) {
 MMA_M16N8K16(mma_m16n8k16_f16, false)
 MMA_M16N8K16(mma_m16n8k16_bf16, true)
 
+#include "mma.cuh"
 #include "warpgroup.cuh"
 
 inline int atomic_add(int* where, int value, int* mailbox) {
