@@ -186,7 +186,9 @@ def test_dot_says_which_operand_a_warp_lacks() -> None:
 def test_dot_wants_its_sums_in_the_order_of_the_instruction() -> None:
     atom = ATOMS[0]
     turned = permute_registers(atom.c, (2, 2), (1, 0))
-    a, b, c = (Register("", t, of) for t, of in zip(atom.types, (atom.a, atom.b, turned)))
+    a, b, c = (
+        Register("", t, of) for t, of in zip(atom.types, (atom.a, atom.b, turned), strict=True)
+    )
     with pytest.raises(TilusError, match=r"registers \[0, 2, 1, 3\] of c .* want them in a row"):
         Dot(a, b, c).result()
 
