@@ -126,6 +126,19 @@ def test_sums_one_after_another_do_not_mix(backwards: bool) -> None:
     assert (arguments["y"] == 2 * 3**5).all()
 
 
+def test_a_value_is_exchanged_where_the_expected_one_is() -> None:
+    def kernel(t: Tracer, x: Var) -> None:
+        place = t.view_global(x, i32, (4,), (1,))
+        first = t.atomic_compare_exchange(place, (0,), 0, 9)
+        second = t.atomic_compare_exchange(place, (0,), 0, 5)
+        t.store_release(place, (1,), first + 1)
+        t.store_release(place, (2,), second + 1)
+        t.store_release(place, (3,), t.load_acquire(place, (2,)) * 2)
+
+    done = both_ways(traced(kernel, (Pointer("x", i32),)), {"x": np.zeros(4, np.int32)})
+    assert done["x"].tolist() == [9, 1, 10, 20]
+
+
 def test_threads_that_wait_for_ever_are_told() -> None:
     def split(t: Tracer, y: Var) -> None:
         with t.when(Var("thread") < 3):

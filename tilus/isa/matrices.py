@@ -8,9 +8,11 @@ from tilus.ir import Register, Shared, Swizzle, Var
 from tilus.isa.access import Index
 from tilus.isa.addressing import THREAD, address, alignment, require_rank, tile_indices
 from tilus.isa.base import Block, Effect, Inst, Memory, Tile, Writer, every, instruction
-from tilus.layout import Layout, local, spatial
+from tilus.layout import Layout, column_spatial, local, spatial
 
-MATRIX = spatial(8, 4) * local(1, 2)  # an 8x8 matrix of 16-bit elements over a warp
+# how a warp holds an 8x8 matrix of 16-bit elements: row by row, or column by column
+MATRIX = spatial(8, 4) * local(1, 2)
+TRANSPOSED = column_spatial(4, 8) * local(2, 1)
 
 
 @instruction
@@ -18,7 +20,8 @@ class LoadMatrix(Inst):
     """Read a tile of 16-bit elements whose layout is made of 8x8 matrices over each warp.
 
     The same meaning as load_shared; the rows of a matrix are fetched by eight lanes and dealt to
-    all (PTX ISA 9.7.14.5.15, ldmatrix). Rows must be 16-byte aligned.
+    all, each lane taking neighbours of a row or, where the layout says so, of a column (PTX ISA
+    9.7.14.5.15, ldmatrix and ldmatrix.trans). Rows must be 16-byte aligned.
     """
 
     src: Shared
@@ -32,10 +35,11 @@ class LoadMatrix(Inst):
             raise TilusError(
                 f"load_matrix moves 16-bit elements, not {self.src.dtype}: load_shared"
             )
-        if not deals_matrices(self.layout):
+        if not any(deals_matrices(self.layout, matrix) for matrix in (MATRIX, TRANSPOSED)):
             raise TilusError(
                 f"load_matrix: {self.layout} is not made of 8x8 matrices {MATRIX} over warps:"
-                " use load_shared, or a layout that ends in spatial(8, 4) * local(1, 2)"
+                " use load_shared, or a layout that ends in spatial(8, 4) * local(1, 2) or"
+                " column_spatial(4, 8) * local(2, 1)"
             )
         return Register("", self.src.dtype, self.layout)
 
@@ -48,6 +52,7 @@ class LoadMatrix(Inst):
                 f"load_matrix: the rows at {self.at} of {self.src.name} {self.src.shape} are not"
                 " known to be 16-byte aligned: use load_shared"
             )
+        turned = "" if deals_matrices(self.layout, MATRIX) else "_transposed"
         lane, warp = THREAD % 32, THREAD // 32 * 32
         with cu.scope():
             cu.line(f"const unsigned lane = {cu.expr(lane)}, warp = {cu.expr(warp)};")
@@ -57,7 +62,7 @@ class LoadMatrix(Inst):
                 index = [0] * (len(self.at) - self.layout.rank) + index
                 place = tuple(a + i for a, i in zip(self.at, index, strict=True))
                 target = f"{cu.words(out)} + {start}"
-                cu.line(f"load_matrix<{count}>({target}, {address(self.src, place, cu)});")
+                cu.line(f"load_matrix{turned}<{count}>({target}, {address(self.src, place, cu)});")
 
     @classmethod
     def samples(cls) -> list[Inst]:
@@ -65,7 +70,9 @@ class LoadMatrix(Inst):
         fragment = local(1, 2) * local(2, 1) * spatial(8, 4) * local(1, 2)
         return [cls(tile, (1, 16, 16), fragment),
                 cls(tile, (0, 8, 24), spatial(1, 8, 4) * local(1, 1, 2)),
-                cls(tile, (0, 0, 8), local(1, 3) * spatial(8, 4) * local(1, 2))]  # fmt: skip
+                cls(tile, (0, 0, 8), local(1, 3) * spatial(8, 4) * local(1, 2)),
+                cls(tile, (1, 16, 16), local(2, 1) * TRANSPOSED),
+                cls(tile, (0, 0, 8), spatial(1, 2) * local(3, 1) * TRANSPOSED)]  # fmt: skip
 
 
 def runs_of_matrices(matrices: int) -> list[tuple[int, int]]:
@@ -76,14 +83,14 @@ def runs_of_matrices(matrices: int) -> list[tuple[int, int]]:
     return fours + twos + ([(matrices - 1, 1)] if matrices % 2 else [])
 
 
-def deals_matrices(layout: Layout) -> bool:
-    """Whether each pair of registers is an 8x8 matrix, dealt row by row to the lanes of a warp."""
+def deals_matrices(layout: Layout, matrix: Layout) -> bool:
+    """Whether each pair of registers is an 8x8 matrix, dealt to the lanes of a warp as `matrix`."""
     if layout.threads % 32 or layout.registers % 2 or layout.rank < 2:
         return False
     index = every(layout)
     lane = np.arange(layout.threads)[:, None] % 32
     parity = np.arange(layout.registers)[None, :] % 2
     moved = [np.zeros_like(lane + parity)] * (layout.rank - 2)
-    moved += [lane // 4 + 0 * parity, lane % 4 * 2 + parity]
+    moved += [np.broadcast_to(i, lane.shape[:1] + parity.shape[1:]) for i in matrix(lane, parity)]
     origin = (np.arange(layout.threads) // 32 * 32)[:, None], (np.arange(layout.registers) // 2 * 2)
     return all(np.array_equal(i, i[origin] + m) for i, m in zip(index, moved, strict=True))

@@ -105,6 +105,7 @@ class LoadGlobal(Inst):
                 cls(SIXES, (1, 8), spatial(8, 1) * local(1, 8), check=(0,)),
                 cls(SIXES, (0, 0), spatial(4, 8) * local(2, 4)),
                 cls(LOOSE, (1, 3), spatial(4, 2) * local(1, 8)),
+                cls(Global("g0", uint(3), (6, 12), (12, 1), "p0"), (1, 4), local(2, 4)),
                 cls(Global("g0", uint(1), (7, 64), (64, 1), "p0"), (2, 0), local(1, 64)),
                 cls(Global("g0", uint(3), (40,), (3,), "p0"), (2,),
                     spatial(4) * local(8))]  # fmt: skip

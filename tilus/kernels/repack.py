@@ -10,7 +10,6 @@ from tilus.kernels import weights
 from tilus.kernels.weights import TILE_K, TILE_N
 from tilus.lang import Tracer, trace
 
-
 Place = tuple[Scalar, Scalar]
 
 

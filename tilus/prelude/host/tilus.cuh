@@ -99,6 +99,11 @@ template <int MASK, int THREADS, class V> inline V shuffle_xor(V value) {
   return value;
 }
 
+template <int THREADS> inline uint32_t shuffle(uint32_t value, int lane) {
+  const uint64_t bits = value;
+  return (uint32_t)exchange(&bits, 1)[lane][0];
+}
+
 inline float as_float(uint32_t bits) { float value; memcpy(&value, &bits, 4); return value; }
 inline uint32_t as_bits(float value) { uint32_t bits; memcpy(&bits, &value, 4); return bits; }
 inline uint32_t funnel_right(uint32_t low, uint32_t high, int by) {
@@ -221,6 +226,15 @@ template <int COUNT> inline void load_matrix(uint32_t* words, const char* row) {
     memcpy(words + j, (const char*)mail[8 * j + lane / 4][0] + lane % 4 * 4, 4);
 }
 
+template <int COUNT> inline void load_matrix_transposed(uint32_t* words, const char* row) {
+  const int lane = block.running % WARP;
+  const uint64_t mine = (uint64_t)row;
+  auto mail = exchange(&mine, 1);
+  for (int j = 0; j < COUNT; j++)
+    for (int i = 0; i < 2; i++)
+      memcpy((char*)(words + j) + 2 * i, (const char*)mail[8 * j + lane % 4 * 2 + i][0] + lane / 4 * 2, 2);
+}
+
 inline float half_of(uint64_t word, int i, bool bf16) {
   const uint16_t bits = (uint16_t)(word >> 16 * i);
   return bf16 ? as_float((uint32_t)bits << 16) : f16_to_f32(bits);
@@ -258,6 +272,35 @@ inline int atomic_add(int* where, int value, int* mailbox) {
   if (block.running == 0) *mailbox = *where, *where += value;
   synchronize();
   return *mailbox;
+}
+
+#define ATOMIC(name, update, ...)                                \
+  inline int name(int* where, __VA_ARGS__, int* mailbox) {       \
+    synchronize();                                               \
+    if (block.running == 0) {                                    \
+      const int there = *where;                                  \
+      *mailbox = there, *where = update;                         \
+    }                                                            \
+    synchronize();                                               \
+    return *mailbox;                                             \
+  }
+ATOMIC(atomic_max, max(there, value), int value)
+ATOMIC(atomic_min, min(there, value), int value)
+ATOMIC(atomic_exchange, value, int value)
+ATOMIC(atomic_and, there & value, int value)
+ATOMIC(atomic_or, there | value, int value)
+ATOMIC(atomic_xor, there ^ value, int value)
+ATOMIC(atomic_compare_exchange, there == expected ? value : there, int expected, int value)
+
+inline int load_acquire(const int* where, int* mailbox) {
+  synchronize();
+  if (block.running == 0) *mailbox = *where;
+  synchronize();
+  return *mailbox;
+}
+inline void store_release(int* where, int value) {
+  synchronize();
+  if (block.running == 0) *where = value;
 }
 
 #include "hopper.cuh"
