@@ -8,10 +8,11 @@ same object until it goes on.
 """
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -54,8 +55,11 @@ def interpret(program: Program, arguments: Arguments) -> None:
     extents = [evaluate(extent, scalars) for extent in program.grid]
     for z, y, x in itertools.product(*(range(n) for n in reversed(extents))):
         env = {**scalars, "block_x": x, "block_y": y, "block_z": z}
-        for waiting in RunningBlock(pointers, env, program.threads).run(program.body):
-            raise TilusError(f"{program.name} waits for ever: {waiting.what}")
+        try:
+            for waiting in RunningBlock(pointers, env, program.threads).run(program.body):
+                raise TilusError(f"{program.name} waits for ever: {waiting.what}")
+        except Ended:
+            continue
 
 
 class Waiting:
@@ -128,6 +132,10 @@ class Elements:
         return inside, offset
 
 
+class Ended(Exception):
+    """An `exit` on its way out of the block."""
+
+
 class Left(Exception):
     """A `break` on its way to its loop."""
 
@@ -142,6 +150,7 @@ class RunningBlock:
     tiles: dict[str, Tile] = field(default_factory=dict)
     shared: dict[str, Tile] = field(default_factory=dict)
     groups: dict[str, list[list[Callable[[], None]]]] = field(default_factory=dict)
+    output: TextIO | None = None  # of what is printed; None is stdout
 
     def run(self, body: tuple[Statement, ...]) -> Waits:
         for statement in body:
@@ -237,6 +246,16 @@ class RunningBlock:
 
     def pointer(self, name: str) -> Tile:
         return self.pointers[name]
+
+    @property
+    def index(self) -> tuple[int, int, int]:
+        return self.env["block_x"], self.env["block_y"], self.env["block_z"]
+
+    def print(self, text: str) -> None:
+        print(text, file=self.output or sys.stdout)
+
+    def exit(self) -> None:
+        raise Ended
 
     def allocate(self, dtype: DType, elements: int) -> Tile:
         bytes = -(-elements * dtype.bits // 8)

@@ -139,6 +139,48 @@ def test_a_value_is_exchanged_where_the_expected_one_is() -> None:
     assert done["x"].tolist() == [9, 1, 10, 20]
 
 
+def test_a_tile_is_printed_alike_by_interpreter_and_text(capfd: pytest.CaptureFixture) -> None:
+    def kernel(t: Tracer, x: Var) -> None:
+        tile = t.load_global(
+            t.view_global(x, f32, (2, 3), (3, 1)), (0, 0), spatial(2, 1) * local(1, 3)
+        )
+        t.print_tensor(tile, "x")
+        t.print_tensor(t.cast(tile, i32), "whole")
+
+    x = np.array([[1, -0.0, np.nan], [np.inf, 0.1, -3e20]], np.float32).ravel()
+    program = traced(kernel, (Pointer("x", f32),))
+    shown = []
+    for run in (interpret, run_on_host):
+        run(program, {"x": x.copy()})
+        shown.append(capfd.readouterr().out)
+    assert shown[0] == shown[1]
+    lines = shown[0].splitlines()
+    assert lines[:3] == [
+        "x: float32 (2, 3) of block 0 0 0",
+        "1 -0 nan",
+        "inf 0.100000001 -3.00000006e+20",
+    ]
+    assert lines[4:] == ["1 0 0", "2147483647 0 -2147483648"]
+
+
+@pytest.mark.parametrize("run", [interpret, run_on_host])
+def test_an_assertion_stops_the_kernel_and_exit_the_block(run) -> None:
+    def kernel(t: Tracer, x: Var, n: Var) -> None:
+        place = t.view_global(x, i32, (8,), (1,))
+        t.assert_(n < 3, "n is small")
+        t.store_release(place, (t.blocks[0],), 1)
+        with t.when(equal(t.blocks[0], 1)):
+            t.exit()
+        t.store_release(place, (t.blocks[0] + 4,), 1)
+
+    program = trace("kernel", kernel, (Pointer("x", i32), Integer("n")), lambda x, n: (3, 1, 1), 64)
+    x = np.zeros(8, np.int32)
+    run(program, {"x": x, "n": 2})
+    assert x.tolist() == [1, 1, 1, 0, 1, 0, 1, 0]
+    with pytest.raises(TilusError, match="assert_: n is small"):
+        run(program, {"x": x, "n": 3})
+
+
 def test_threads_that_wait_for_ever_are_told() -> None:
     def split(t: Tracer, y: Var) -> None:
         with t.when(Var("thread") < 3):

@@ -77,6 +77,16 @@ class Block(Protocol):
     def pointer(self, name: str) -> Tile:
         """The flat array that a pointer parameter stands for."""
 
+    @property
+    def index(self) -> tuple[int, int, int]:
+        """Which block of the grid this is."""
+
+    def print(self, text: str) -> None:
+        """Show a text and end the line."""
+
+    def exit(self) -> None:
+        """End the block."""
+
     def allocate(self, dtype: DType, elements: int) -> Tile:
         """New shared memory, full of garbage."""
 

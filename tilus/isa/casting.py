@@ -1,7 +1,5 @@
 """Changing what elements are made of: `cast` keeps the numbers, `lift` most of them."""
 
-import numpy as np
-
 from tilus.casts import Arguments, cast_layout, fast_cast, lift_factor, lift_offset, packing
 from tilus.dtypes import ALL, DType, bf16, f16, f32, floating, i32, sint, u8, u32, uint
 from tilus.errors import TilusError

@@ -88,6 +88,7 @@ FUNCTION uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
 
 #include "bits.cuh"
 #include "arithmetic.cuh"
+#include "debugging.cuh"
 
 // Moves of BYTES between memory and the registers that begin SHIFT bits into `words`; where `inside`
 // is false, zeros arrive and nothing is stored.
@@ -254,6 +255,12 @@ FUNCTION void store_release(int* where, int value) {
   __syncthreads();
   if (threadIdx.x == 0)
     asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(where), "r"(value) : "memory");
+}
+
+FUNCTION void assert_that(bool condition, const char* message) {
+  if (condition) return;
+  if (threadIdx.x == 0) printf("assert_: %s\n", message);
+  __trap();
 }
 
 #include "hopper.cuh"

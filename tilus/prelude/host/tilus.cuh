@@ -162,6 +162,7 @@ inline uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
 
 #include "bits.cuh"
 #include "arithmetic.cuh"
+#include "debugging.cuh"
 
 template <int BYTES, int SHIFT> inline void load(uint32_t* words, const char* from, bool inside) {
   uint32_t value[4] = {};
@@ -303,6 +304,15 @@ inline void store_release(int* where, int value) {
   if (block.running == 0) *where = value;
 }
 
+// The message of the assertion that failed, if one did.
+static const char* failed;
+extern "C" const char* failure() { return failed; }
+inline void assert_that(bool condition, const char* message) {
+  if (condition) return;
+  failed = message;
+  for (;;) swapcontext(&block.fibers[block.running].where, &block.scheduler);  // never goes on
+}
+
 #include "hopper.cuh"
 
 inline void fiber_main() {
@@ -311,11 +321,11 @@ inline void fiber_main() {
   block.progress++;
 }
 
-// Run every block of a grid; 0 if all ended, 1 if threads waited for each other for ever. In a
-// block the threads take turns upwards, or downwards if `backwards`.
+// Run every block of a grid; 0 if all ended, 1 if an assertion failed or threads waited for each
+// other for ever. In a block the threads take turns upwards, or downwards if `backwards`.
 inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int threads,
                   int shared_bytes, int backwards) {
-  block.kernel = kernel, block.arguments = arguments, block.threads = threads;
+  block.kernel = kernel, block.arguments = arguments, block.threads = threads, failed = nullptr;
   block.shared = (char*)aligned_alloc(1024, (shared_bytes / 1024 + 1) * 1024);
   block.stacks = (char*)mmap(nullptr, (size_t)threads * STACK, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -344,10 +354,11 @@ inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int
         swapcontext(&block.scheduler, &fiber.where);
         alive -= fiber.done;
       }
-      stuck = alive && block.progress == before;
+      stuck = failed || (alive && block.progress == before);
     }
   }
   munmap(block.stacks, (size_t)threads * STACK);
   free(block.shared);
+  fflush(stdout);
   return stuck;
 }
