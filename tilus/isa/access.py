@@ -20,9 +20,10 @@ from tilus.isa.addressing import (
     corner,
     mask_of,
     threads_below,
+    width,
 )
 from tilus.isa.base import Writer
-from tilus.layout import Layout, contiguous
+from tilus.layout import Layout
 
 Index = tuple[Scalar, ...]
 
@@ -54,7 +55,7 @@ def groups_of(
 ) -> Group:
     """How the registers of `layout` meet `tensor`."""
     aligned = alignment(tensor, at, checked, cu)
-    return grouped(tensor.dtype.bits, gcd(contiguous(layout, layout.rank - 1), aligned))
+    return grouped(tensor.dtype.bits, width(layout, tensor, aligned))
 
 
 def plus(address: str, bytes: int) -> str:

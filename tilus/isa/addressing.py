@@ -12,7 +12,7 @@ import numpy as np
 from tilus.errors import TilusError
 from tilus.ir import Global, Scalar, Shared, Var, divisor
 from tilus.isa.base import Memory, Tile, Writer
-from tilus.layout import Layout, local, spatial
+from tilus.layout import Layout, contiguous, local, spatial
 
 THREAD = Var("thread")
 WIDEST = 16  # bytes in one access
@@ -55,6 +55,12 @@ def alignment(tensor: Place, at: tuple[Scalar, ...], checked: frozenset[int], cu
         case Shared(shape=shape, swizzle=swizzle):
             of = gcd(of, shape[last]) if last else of
             return gcd(of, 1 << swizzle.target) if swizzle.bits else of
+
+
+def width(layout: Layout, tensor: Place, of: int) -> int:
+    """How many elements move together: neighbours, aligned; from 8 bits up at most 16 bytes."""
+    most = WIDEST * 8 // (tensor.dtype.bits if tensor.dtype.bits >= 8 else 1)
+    return gcd(contiguous(layout, layout.rank - 1), of, most)
 
 
 def offset_of(tensor: Place, index: tuple[Scalar, ...], cu: Writer) -> str:

@@ -89,7 +89,8 @@ class Lift(Inst):
 
     def run(self, block: Block, src: Tile) -> Tile:
         of = self.src.dtype
-        return f16.carry((of.values(src) + lift_offset(of)) / lift_factor(of))
+        values = of.values(src) + lift_offset(of) if of.kind != "float" else of.values(src)
+        return f16.carry(values / lift_factor(of))
 
     def cuda(self, cu: Writer, out: Register) -> None:
         row = fast_cast(self.src.dtype, f16, out.layout.registers)
