@@ -31,14 +31,16 @@ class Bug(NamedTuple):
 DTYPES = "tilus/dtypes.py"
 LAYOUT = "tilus/layout.py"
 BITS, CASTS = "tilus/prelude/common/bits.cuh", "tilus/casts.py"
-ADDRESSING, MEMORY = "tilus/isa/addressing.py", "tilus/isa/memory.py"
+ADDRESSING = "tilus/isa/addressing.py"
 ELEMENTWISE, REDUCTION = "tilus/isa/elementwise.py", "tilus/isa/reduction.py"
+DEBUGGING = "tilus/isa/debugging.py"
 ACCESS = "tilus/isa/access.py"
 ARITHMETIC = "tilus/prelude/common/arithmetic.cuh"
 MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/quantized_matmul.py"
 SHARED, DRAWING = "tilus/shared_layout.py", "tilus/inspect/drawing.py"
 WHERE, OCCUPANCY = "tilus/where.py", "tilus/occupancy.py"
 ISA = ("tests/tilus/test_isa.py",)
+LANGUAGE = ("tests/tilus/test_language.py",)
 CAST_TESTS = ("tests/tilus/test_casts.py",)
 MATMUL = ("tests/tilus/test_quantized_matmul.py",)
 BARRIERS, HOST_HOPPER = "tilus/isa/barriers.py", "tilus/prelude/host/hopper.cuh"
@@ -221,10 +223,10 @@ BUGS = [
         "sorted(checked)]\n    return \"true\"", "no mask", ISA),
     Bug(ADDRESSING, "if last in checked else of", "if last in checked and False else of",
         "an access wider than the row is long", ISA),
-    Bug(MEMORY, 'once = "" if replica == 0 else f" && {cu.expr(replica)} == 0"',
+    Bug(ACCESS, 'once = "" if replica == 0 else f" && {cu.expr(replica)} == 0"',
         'once = " && thread % 2 == 0"',
         "half of the elements are not stored", ISA),
-    Bug(MEMORY, "lane)}, warp = {cu.expr(warp)}", "lane)}, warp = {cu.expr(lane)}",
+    Bug("tilus/isa/matrices.py", "lane)}, warp = {cu.expr(warp)}", "lane)}, warp = {cu.expr(lane)}",
         "load_matrix forgets the warp", MATMUL),
     Bug(MATMUL_ISA, "column_local(2, 2) * spatial(8, 4) * local(1, 2)",
         "local(2, 2) * spatial(8, 4) * local(1, 2)", "A's fragment row by row", ISA),
@@ -239,6 +241,12 @@ BUGS = [
         "sums of 16 bits counted as words", ISA),
     Bug("tilus/isa/matrices.py", 'MATRIX) else "_transposed"', 'MATRIX) else ""',
         "columns loaded as rows", ISA),
+    Bug(DEBUGGING, "place = place * n + i", "place = place + i",
+        "elements printed over each other", LANGUAGE),
+    Bug(DEBUGGING, 'cu.line("return;")', 'cu.line("{}")', "exit goes on", LANGUAGE),
+    Bug("tilus/prelude/host/tilus.cuh", "if (condition) return;", "return;",
+        "no assertion fails on the host", LANGUAGE),
+    Bug(BITS, "return value != 0;", "return value > 0;", "negative numbers are false", CAST_TESTS),
     Bug("tilus/isa/shuffles.py", "lane + by < WARP", "lane + by <= WARP",
         "the last lane wraps", ISA),
     Bug("tilus/isa/synchronization.py", '"max": AtomicOp(max,', '"max": AtomicOp(min,',
