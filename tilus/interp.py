@@ -8,10 +8,12 @@ same object until it goes on.
 """
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -42,7 +44,8 @@ from tilus.ir import (
 )
 from tilus.isa.base import Inst, Tile
 
-Arguments = dict[str, Any]  # a flat array in its carrier type for a pointer, an int for an integer
+# for a pointer a flat array in its carrier type, packed bytes below 8 bits; an int for an integer
+Arguments = dict[str, Any]
 
 
 def interpret(program: Program, arguments: Arguments) -> None:
@@ -62,7 +65,7 @@ def interpret(program: Program, arguments: Arguments) -> None:
             z, y, x = (a + b for a, b in zip(corner, moved, strict=True))
             env = {**scalars, "block_x": x, "block_y": y, "block_z": z}
             cluster.append(RunningBlock(pointers, env, program.threads, cluster))
-        for waiting in together([block.run(program.body) for block in cluster]):
+        for waiting in together([block.whole(program.body) for block in cluster]):
             raise TilusError(f"{program.name} waits for ever: {waiting.what}")
 
 
@@ -93,7 +96,10 @@ def together(parts: list[Waits]) -> Waits:
 
 @dataclass
 class Elements:
-    """A tensor in memory: a flat array and the offset of each index."""
+    """A tensor in memory: a flat array and the offset of each index.
+
+    Elements of less than a byte lie packed in an array of bytes, as `dtype.pack` does it.
+    """
 
     array: Tile
     dtype: DType
@@ -103,12 +109,32 @@ class Elements:
 
     def read(self, index: tuple[Tile, ...]) -> Tile:
         inside, offset = self._locate(index)
-        values = self.array[np.where(inside, offset, 0)]
+        values = self._held(np.where(inside, offset, 0))
         return np.where(inside, values, np.zeros((), values.dtype))
 
     def write(self, index: tuple[Tile, ...], values: Tile) -> None:
         inside, offset = self._locate(index)
-        self.array[offset[inside]] = np.broadcast_to(values, inside.shape)[inside]
+        self._hold(offset[inside], np.broadcast_to(values, inside.shape)[inside])
+
+    def _held(self, offset: Tile) -> Tile:
+        bits = self.dtype.bits
+        if bits >= 8:
+            return np.asarray(self.array[offset])
+        place = offset * bits
+        low, high = place // 8, np.minimum(place // 8 + 1, self.array.size - 1)
+        both = self.array[low] | self.array[high].astype(np.uint16) << 8
+        return np.asarray(both >> place % 8 & (1 << bits) - 1).astype(np.uint8)
+
+    def _hold(self, offset: Tile, values: Tile) -> None:
+        bits = self.dtype.bits
+        if bits >= 8:
+            self.array[offset] = values
+            return
+        for bit in range(bits):  # several elements may lie in one byte
+            place = offset * bits + bit
+            mask = np.uint8(1) << (place % 8).astype(np.uint8)
+            np.bitwise_and.at(self.array, place // 8, ~mask)
+            np.bitwise_or.at(self.array, place // 8, mask * (values >> bit & 1))
 
     def _locate(self, index: tuple[Tile, ...]) -> tuple[Tile, Tile]:
         inside = np.logical_and.reduce(
@@ -117,12 +143,19 @@ class Elements:
         offset: Any = sum(i * s for i, s in zip(index, self.strides, strict=True))
         if self.swizzle.bits:
             offset = self.swizzle(offset)
-        if inside.any() and offset[inside].max() >= self.array.size:
+        elements = (
+            self.array.size * 8 // self.dtype.bits if self.dtype.bits < 8 else self.array.size
+        )
+        if inside.any() and offset[inside].max() >= elements:
             raise TilusError(
                 f"index {offset[inside].max()} of a tensor of shape {self.shape} lies beyond the"
-                f" {self.array.size} elements behind its pointer"
+                f" {elements} elements behind its pointer"
             )
         return inside, offset
+
+
+class Ended(Exception):
+    """An `exit` on its way out of the block."""
 
 
 class Left(Exception):
@@ -142,6 +175,12 @@ class RunningBlock:
     tiles: dict[str, Tile] = field(default_factory=dict)
     shared: dict[str, Tile] = field(default_factory=dict)
     groups: dict[str, list[list[Callable[[], None]]]] = field(default_factory=dict)
+    output: TextIO | None = None  # of what is printed; None is stdout
+
+    def whole(self, body: tuple[Statement, ...]) -> Waits:
+        """All that the block does, to its end or its `exit`."""
+        with suppress(Ended):
+            yield from self.run(body)
 
     def run(self, body: tuple[Statement, ...]) -> Waits:
         for statement in side_by_side(body):
@@ -262,6 +301,16 @@ class RunningBlock:
     def pointer(self, name: str) -> Tile:
         return self.pointers[name]
 
+    @property
+    def index(self) -> tuple[int, int, int]:
+        return self.env["block_x"], self.env["block_y"], self.env["block_z"]
+
+    def print(self, text: str) -> None:
+        print(text, file=self.output or sys.stdout)
+
+    def exit(self) -> None:
+        raise Ended
+
     def allocate(self, dtype: DType, elements: int) -> Tile:
-        bytes = elements * np.dtype(dtype.carrier).itemsize
+        bytes = -(-elements * dtype.bits // 8)
         return np.frombuffer(bytearray(b"\xff" * bytes), dtype.carrier)

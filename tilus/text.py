@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from tilus.dtypes import DType, dtype
@@ -120,6 +121,8 @@ def value_text(value: Any) -> str:
             return f"({inner},)" if len(value) == 1 else f"({inner})"
         case Expr() | DType() | Layout():
             return str(value)
+        case float() if abs(value) == inf:
+            return "1e999" if value > 0 else "-1e999"  # a literal that Python reads as infinity
     return repr(value)
 
 

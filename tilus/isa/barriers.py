@@ -17,6 +17,7 @@ import numpy as np
 from tilus.dtypes import f16, u8, u64
 from tilus.errors import TilusError
 from tilus.ir import Expr, Global, Scalar, Shared, Var, binary, divisor
+from tilus.isa.access import Index
 from tilus.isa.addressing import (
     WIDEST,
     address,
@@ -25,7 +26,7 @@ from tilus.isa.addressing import (
     tile_indices,
 )
 from tilus.isa.base import Block, Effect, Inst, Memory, Tile, Writer, instruction
-from tilus.isa.memory import Index, require_same_dtype
+from tilus.isa.memory import require_same_dtype
 
 HOPPER = ("sm_90",)
 WARP = 32

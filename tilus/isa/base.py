@@ -51,6 +51,7 @@ class Memory(Protocol):
 
     shape: tuple[int, ...]
     dtype: DType
+    array: Tile  # the elements as they lie, or their bytes below 8 bits
 
     def read(self, index: tuple[Tile, ...]) -> Tile:
         """The elements at `index`; those outside the shape are zero."""
@@ -82,6 +83,16 @@ class Block(Protocol):
 
     def of_peer(self, rank: int, tensor: Shared) -> Memory:
         """What `tensor` is in another block of the cluster."""
+
+    @property
+    def index(self) -> tuple[int, int, int]:
+        """Which block of the grid this is."""
+
+    def print(self, text: str) -> None:
+        """Show a text and end the line."""
+
+    def exit(self) -> None:
+        """End the block."""
 
     def allocate(self, dtype: DType, elements: int) -> Tile:
         """New shared memory, full of garbage."""

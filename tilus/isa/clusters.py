@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from tilus.dtypes import f16
 from tilus.ir import Register, Scalar, Shared
+from tilus.isa.access import Index, load
 from tilus.isa.addressing import require_rank, tile_indices
 from tilus.isa.barriers import (
     HOPPER,
@@ -18,7 +19,6 @@ from tilus.isa.barriers import (
     require_barriers,
 )
 from tilus.isa.base import Block, Effect, Inst, Memory, Tile, Writer, instruction
-from tilus.isa.memory import Index, load
 from tilus.layout import Layout, local, spatial
 
 

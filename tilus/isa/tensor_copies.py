@@ -10,6 +10,7 @@ from math import prod
 from tilus.dtypes import DType, f16, f32, u8, u64
 from tilus.errors import TilusError
 from tilus.ir import PLAIN, Global, Scalar, Shared, Swizzle, binary, divisor
+from tilus.isa.access import Index
 from tilus.isa.addressing import address, require_rank, tile_indices
 from tilus.isa.barriers import (
     HOPPER,
@@ -23,7 +24,7 @@ from tilus.isa.barriers import (
     steps_of,
 )
 from tilus.isa.base import Block, Effect, Inst, Memory, TensorMap, Writer, instruction
-from tilus.isa.memory import Index, require_same_dtype
+from tilus.isa.memory import require_same_dtype
 
 SPANS = (32, 64, 128)  # bytes in a row of a swizzled box
 PART, LINE = 16, 128  # bytes that stay together, and that change places with each other

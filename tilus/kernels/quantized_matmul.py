@@ -38,7 +38,7 @@ from tilus.ir import (
     maximum,
     minimum,
 )
-from tilus.isa.memory import MATRIX
+from tilus.isa.matrices import MATRIX
 from tilus.isa.warpgroup import ROW, ROWS_SWIZZLED, sums_atom
 from tilus.kernels import weights
 from tilus.kernels.problem import (

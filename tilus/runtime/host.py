@@ -82,7 +82,8 @@ def run(
 
     The threads of a block run one after another, in falling order if `backwards`.
     """
-    kernel = getattr(ctypes.CDLL(str(library)), f"run_{name}")
+    loaded = ctypes.CDLL(str(library))
+    kernel, loaded.failure.restype = getattr(loaded, f"run_{name}"), ctypes.c_char_p
     numbers = [ctypes.c_int(a) if isinstance(a, int) else None for a in arguments]
     pointers = [
         ctypes.cast(ctypes.pointer(n), ctypes.c_void_p) if n is not None else address(a)
@@ -91,6 +92,8 @@ def run(
     stuck = kernel(
         (ctypes.c_void_p * len(pointers))(*pointers), (ctypes.c_int * 3)(*grid), int(backwards)
     )
+    if stuck and (failure := loaded.failure()):
+        raise TilusError(f"assert_: {failure.decode()}")
     if stuck:
         raise TilusError(
             "the threads of a block wait for each other for ever: a synchronize, or a warp's"

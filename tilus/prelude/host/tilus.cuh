@@ -26,6 +26,9 @@
 
 template <class T> inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> inline T max(T a, T b) { return a < b ? b : a; }
+inline float min(float a, float b) { return fminf(a, b); }  // the number, where the other is NaN
+inline float max(float a, float b) { return fmaxf(a, b); }
+inline float rsqrtf(float a) { return 1 / sqrtf(a); }
 
 struct Copy {
   char* to;
@@ -93,8 +96,20 @@ inline uint64_t (*exchange(const uint64_t* numbers, int count))[MAIL] {
   auto& mail = block.mail[warp][me.parity];
   me.parity ^= 1;
   for (int i = 0; i < count; i++) mail[lane][i] = numbers[i];
-  wait_at(block.warps[warp], WARP);
+  wait_at(block.warps[warp], min(WARP, block.threads - warp * WARP));
   return mail;
+}
+// The value of the lane whose number differs in the bits of MASK, in a block of THREADS.
+template <int MASK, int THREADS, class V> inline V shuffle_xor(V value) {
+  uint64_t bits = 0;
+  memcpy(&bits, &value, 4);
+  memcpy(&value, &exchange(&bits, 1)[(block.running % WARP) ^ MASK][0], 4);
+  return value;
+}
+
+template <int THREADS> inline uint32_t shuffle(uint32_t value, int lane) {
+  const uint64_t bits = value;
+  return (uint32_t)exchange(&bits, 1)[lane][0];
 }
 
 inline float as_float(uint32_t bits) { float value; memcpy(&value, &bits, 4); return value; }
@@ -155,6 +170,8 @@ inline uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
 
 #include "bits.cuh"
 #include "conversions.cuh"
+#include "arithmetic.cuh"
+#include "debugging.cuh"
 
 template <int BYTES, int SHIFT> inline void load(uint32_t* words, const char* from, bool inside) {
   uint32_t value[4] = {};
@@ -223,6 +240,15 @@ template <int COUNT> inline void load_matrix(uint32_t* words, const char* row) {
     memcpy(words + j, (const char*)mail[8 * j + lane / 4][0] + lane % 4 * 4, 4);
 }
 
+template <int COUNT> inline void load_matrix_transposed(uint32_t* words, const char* row) {
+  const int lane = block.running % WARP;
+  const uint64_t mine = (uint64_t)row;
+  auto mail = exchange(&mine, 1);
+  for (int j = 0; j < COUNT; j++)
+    for (int i = 0; i < 2; i++)
+      memcpy((char*)(words + j) + 2 * i, (const char*)mail[8 * j + lane % 4 * 2 + i][0] + lane / 4 * 2, 2);
+}
+
 inline float half_of(uint64_t word, int i, bool bf16) {
   const uint16_t bits = (uint16_t)(word >> 16 * i);
   return bf16 ? as_float((uint32_t)bits << 16) : f16_to_f32(bits);
@@ -252,6 +278,7 @@ inline void mma_m16n8k16(uint32_t* d, const uint64_t* mine, bool bf16) {
 MMA_M16N8K16(mma_m16n8k16_f16, false)
 MMA_M16N8K16(mma_m16n8k16_bf16, true)
 
+#include "mma.cuh"
 #include "warpgroup.cuh"
 
 inline int atomic_add(int* where, int value, int* mailbox) {
@@ -259,6 +286,44 @@ inline int atomic_add(int* where, int value, int* mailbox) {
   if (block.running == 0) *mailbox = *where, *where += value;
   synchronize();
   return *mailbox;
+}
+
+#define ATOMIC(name, update, ...)                                \
+  inline int name(int* where, __VA_ARGS__, int* mailbox) {       \
+    synchronize();                                               \
+    if (block.running == 0) {                                    \
+      const int there = *where;                                  \
+      *mailbox = there, *where = update;                         \
+    }                                                            \
+    synchronize();                                               \
+    return *mailbox;                                             \
+  }
+ATOMIC(atomic_max, max(there, value), int value)
+ATOMIC(atomic_min, min(there, value), int value)
+ATOMIC(atomic_exchange, value, int value)
+ATOMIC(atomic_and, there & value, int value)
+ATOMIC(atomic_or, there | value, int value)
+ATOMIC(atomic_xor, there ^ value, int value)
+ATOMIC(atomic_compare_exchange, there == expected ? value : there, int expected, int value)
+
+inline int load_acquire(const int* where, int* mailbox) {
+  synchronize();
+  if (block.running == 0) *mailbox = *where;
+  synchronize();
+  return *mailbox;
+}
+inline void store_release(int* where, int value) {
+  synchronize();
+  if (block.running == 0) *where = value;
+}
+
+// The message of the assertion that failed, if one did.
+static const char* failed;
+extern "C" const char* failure() { return failed; }
+inline void assert_that(bool condition, const char* message) {
+  if (condition) return;
+  failed = message;
+  for (;;) swapcontext(&block.fibers[block.running].where, &block.scheduler);  // never goes on
 }
 
 #include "hopper.cuh"
@@ -303,10 +368,12 @@ inline int turn(bool backwards) {
 
 struct Extent { int x, y, z; };
 
-// Run every block of a grid; 0 if all ended, 1 if threads waited for each other for ever. In a
-// block the threads take turns upwards, or downwards if `backwards`, and so do a cluster's blocks.
+// Run every block of a grid; 0 if all ended, 1 if an assertion failed or threads waited for each
+// other for ever. In a block the threads take turns upwards, or downwards if `backwards`, and so do
+// a cluster's blocks.
 inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int threads,
                   int shared_bytes, int backwards, Extent cluster) {
+  failed = nullptr;
   in_cluster = cluster.x * cluster.y * cluster.z;
   products = (Products*)calloc((size_t)in_cluster * threads, sizeof(Products));
   const size_t stack_bytes = (size_t)threads * STACK;
