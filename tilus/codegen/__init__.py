@@ -6,9 +6,9 @@ text compiles for a GPU and for the host.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from tilus.errors import TilusError, asked_by
 from tilus.groups import check_clusters, check_groups, groups_of, named_barriers
@@ -118,10 +118,22 @@ def map_text(map: TensorMap) -> str:
     )
 
 
-def map_of(map: TensorMap, arguments: dict[str, Any]) -> TensorMap:
-    """The map of a launch with these arguments, all its numbers known."""
-    numbers = [tuple(evaluate(n, arguments) for n in part) for part in (map.shape, map.strides)]
-    return replace(map, shape=numbers[0], strides=numbers[1])
+class MapNumbers(NamedTuple):
+    """What `tilus.runtime.launcher.tensor_map` takes after the tensor's address."""
+
+    bytes: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+    swizzle: int
+
+
+def map_numbers(map: TensorMap, arguments: dict[str, Any]) -> MapNumbers:
+    """The map of a launch with these arguments."""
+    shape, strides = (
+        tuple(evaluate(n, arguments) for n in part) for part in (map.shape, map.strides)
+    )
+    return MapNumbers(map.bytes, shape, strides, map.box, map.swizzle)
 
 
 def grid_of(program: Program, arguments: dict[str, Any]) -> tuple[int, int, int]:
