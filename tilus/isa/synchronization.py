@@ -100,6 +100,7 @@ class Atomic(Inst):
     op: str
     value: Scalar
     effect = Effect.READS | Effect.WRITES | Effect.SYNC
+    whole_block = True
 
     def result(self) -> Var:
         if self.op not in ATOMICS:
@@ -137,6 +138,7 @@ class AtomicCompareExchange(Inst):
     expected: Scalar
     value: Scalar
     effect = Effect.READS | Effect.WRITES | Effect.SYNC
+    whole_block = True
 
     def result(self) -> Var:
         require_one_int(self.name, self.dst, self.at)
@@ -170,6 +172,7 @@ class LoadAcquire(Inst):
     src: Global
     at: tuple[Scalar, ...]
     effect = Effect.READS | Effect.SYNC
+    whole_block = True
 
     def result(self) -> Var:
         require_one_int(self.name, self.src, self.at)
@@ -199,6 +202,7 @@ class StoreRelease(Inst):
     at: tuple[Scalar, ...]
     value: Scalar
     effect = Effect.WRITES | Effect.SYNC
+    whole_block = True
 
     def result(self) -> None:
         require_one_int(self.name, self.dst, self.at)
