@@ -5,7 +5,6 @@ from pydantic import ValidationError
 
 from services import runs
 from services.compiler.jobs import build_kernel, check_kernel
-from services.executors.base import ExecutorError
 from services.experiments import FIGURES
 from services.messages import KernelSpec, Measurement, RunRequest
 from services.queue import COMPILE, DRAW, FleetQueue, fetch, measure_queue
