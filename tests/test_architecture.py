@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 COMPILER = (
-    "tilus.errors tilus.dtypes tilus.layout tilus.target tilus.casts tilus.ir tilus.isa numpy"
+    "tilus.errors tilus.dtypes tilus.layout tilus.target tilus.casts tilus.ir tilus.values"
+    " tilus.isa numpy"
 )
 SHARED = (
     "tilus pydantic services.messages services.settings services.revision services.store "
@@ -24,6 +25,7 @@ MAY_IMPORT = {
     "tilus.dtypes": "tilus.errors numpy",
     "tilus.casts": "tilus.errors tilus.dtypes tilus.layout tilus.target numpy",
     "tilus.ir": "tilus.errors tilus.dtypes tilus.layout numpy",
+    "tilus.values": "tilus.errors tilus.ir",
     "tilus.isa": COMPILER,
     "tilus.passes": COMPILER,
     "tilus.groups": COMPILER,

@@ -1,8 +1,9 @@
 """The JSON form of a program, and back: from_json(to_json(p)) == p.
 
 A node is an object whose "node" names its class; a dtype is {"dtype": name}, a layout {"layout":
-[shape, threads, registers]}. Reading makes only the classes of `tilus.ir` and instructions, and
-every result is made anew from its instruction, so a document cannot say what is not so.
+[shape, threads, registers]} or, left open, {"open": shape}. Reading makes only the classes of
+`tilus.ir` and instructions, and every result is made anew from its instruction, so a document
+cannot say what is not so.
 """
 
 from dataclasses import fields, is_dataclass, replace
@@ -13,7 +14,7 @@ from tilus.dtypes import DType, dtype
 from tilus.errors import TilusError
 from tilus.ir import Do, Program, Tensor, Var, walk
 from tilus.isa import ISA, Inst
-from tilus.layout import Layout, layout
+from tilus.layout import Layout, Open, layout
 
 NODES = {
     name: node for name, node in vars(ir).items() if isinstance(node, type) and is_dataclass(node)
@@ -30,6 +31,8 @@ def encode(value: Any) -> Any:
     match value:
         case DType():
             return {"dtype": value.name}
+        case Open(shape):
+            return {"open": list(shape)}
         case Layout(shape, threads, registers):
             return {
                 "layout": [list(shape), *([list(m) for m in ms] for ms in (threads, registers))]
@@ -65,6 +68,8 @@ def decode(value: Any) -> Any:
             return tuple(decode(v) for v in value)
         case {"dtype": str(name)}:
             return dtype(name)
+        case {"open": list(shape)}:
+            return Open(tuple(shape))
         case {"layout": [shape, threads, registers]}:
             return layout(tuple(shape), map(tuple, threads), map(tuple, registers))
         case {"node": str(name), **given} if name in NODES:

@@ -40,7 +40,7 @@ from tilus.ir import (
     While,
 )
 from tilus.isa import ISA, Inst
-from tilus.layout import Layout, layout
+from tilus.layout import Layout, Open, layout
 
 INDENT = "    "
 LONGEST = 1 << 22  # characters of a program that is read
@@ -88,8 +88,9 @@ def statement_text(statement: Statement, depth: int) -> list[str]:
             return [f"{pad}{call}" if out is None else f"{pad}{out.name} = {call}"]
         case Let(var, value) | Set(var, value):
             return [f"{pad}{var} = {value_text(value)}"]
-        case For(var, start, stop, unroll, body):
-            head = f"for {var} in range({start}, {stop}, {unroll}):"
+        case For(var, start, stop, unroll, body, stages):
+            staged = f", {stages}" if stages != 1 else ""
+            head = f"for {var} in range({start}, {stop}, {unroll}{staged}):"
             return [pad + head, *body_text(body, depth + 1)]
         case While(condition, body):
             return [f"{pad}while {condition}:", *body_text(body, depth + 1)]
@@ -199,10 +200,12 @@ class Reader:
                 return self.named(name, self.instruction(call), node)
             case ast.Assign([ast.Name(name)], value):
                 return self.scalar(name, self.value(value), node)
-            case ast.For(ast.Name(name), ast.Call(func=ast.Name("range"), args=[a, b, c])):
+            case ast.For(
+                ast.Name(name), ast.Call(func=ast.Name("range"), args=[_, _, _, *stages] as args)
+            ) if len(stages) <= 1:
                 var = self.introduce(name, node)
-                start, stop, unroll = self.value(a), self.value(b), self.value(c)
-                return For(var, start, stop, unroll, self.body(node.body))
+                start, stop, unroll, *more = (self.value(a) for a in args)
+                return For(var, start, stop, unroll, self.body(node.body), *more)
             case ast.While(condition, body):
                 return While(self.value(condition), self.body(body))
             case ast.If(condition, then, otherwise):
@@ -272,6 +275,8 @@ class Reader:
                 return Binary(function, a, b)
             case "swizzle", [bits, source, target], {}:
                 return Swizzle(bits, source, target)
+            case "open", shape, {}:
+                return self.made(node, lambda: Open(tuple(shape)))
             case "layout", [shape], {"threads": threads, "registers": registers}:
                 return self.made(node, lambda: layout(shape, threads, registers))
         raise self.wrong(node, f"{function}: not a value")

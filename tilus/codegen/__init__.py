@@ -35,19 +35,17 @@ from tilus.ir import (
     ThreadGroup,
     Var,
     While,
-    divisor,
     evaluate,
     variables,
-    walk,
 )
+from tilus.isa.addressing import aligned
 from tilus.isa.base import Inst, TensorMap
 from tilus.target import DEFAULT, Target, target
+from tilus.values import values_of
 
 REGISTERS = 1 << 16  # of a multiprocessor
 WARPGROUP = 128
 MOST_CLUSTER = 8  # blocks, on every chip that has clusters
-# bytes: what swizzled accesses ask for, what the copy engine does, where less would do
-SHARED_ALIGNMENT, LEAST_ALIGNMENT = 1024, 128
 
 
 @dataclass(frozen=True)
@@ -161,11 +159,10 @@ class TextWriter:
         self.barrier = 0
         self.maps: dict[TensorMap, str] = {}
         self._integers = set(program.facts)
-        self.facts = dict(program.facts)
+        self.facts = values_of(program).divisors
         self.shared_bytes = 0
         self.lines: list[str] = []
         self._depth = 1
-        self._changing = {s.var.name for s in walk(program.body) if isinstance(s, Set)}
         self._words: dict[str, str] = {}
         self._barriers = named_barriers(program)
         self._budget = REGISTERS // (program.threads * program.blocks_per_sm)
@@ -181,12 +178,14 @@ class TextWriter:
                 with asked_by(where):
                     self.perform(instruction, out)
             case Let(var, value):
-                if var.name not in self._changing:
-                    self.facts[var.name] = divisor(value, self.facts)
                 self.line(f"unsigned {var.name} = {self.expr(value)};")
             case Set(var, value):
                 self.line(f"{var.name} = {self.expr(value)};")
-            case For(var, start, stop, unroll, body):
+            case For(var, start, stop, unroll, body, stages):
+                if stages != 1:
+                    raise TilusError(
+                        f"the loop over {var} has {stages} stages: run tilus.passes.pipeline first"
+                    )
                 self.line("#pragma unroll" if unroll == 0 else f"#pragma unroll {unroll}")
                 first = f"unsigned {var} = {self.expr(start)}"
                 self.write_scope(f"for ({first}; {var} < {self.expr(stop)}; {var}++)", body)
@@ -270,9 +269,8 @@ class TextWriter:
         return self.maps.setdefault(map, f"map{len(self.maps)}")
 
     def reserve(self, bytes: int) -> int:
-        to = SHARED_ALIGNMENT if bytes >= SHARED_ALIGNMENT else LEAST_ALIGNMENT
-        offset = -(-self.shared_bytes // to) * to
-        self.shared_bytes = offset + -(-bytes // to) * to
+        offset = aligned(self.shared_bytes, bytes)
+        self.shared_bytes = offset + aligned(bytes, bytes)
         return offset
 
 

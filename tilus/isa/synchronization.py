@@ -20,6 +20,7 @@ class Synchronize(Inst):
     """All threads of the block, or of the group, arrive here; each then sees what others wrote."""
 
     effect = Effect.SYNC
+    meets = True
 
     def result(self) -> None:
         return None
@@ -50,6 +51,7 @@ class AtomicAdd(Inst):
     value: Scalar
     effect = Effect.READS | Effect.WRITES | Effect.SYNC
     whole_block = True
+    meets = True
 
     def result(self) -> Var:
         require_one_int(self.name, self.dst, self.at)
