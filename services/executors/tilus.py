@@ -15,7 +15,7 @@ from services.executors.base import (
     group_refusal,
 )
 from services.messages import KernelSpec, Workload
-from tilus import codegen
+from tilus import codegen, compiler
 from tilus.kernels import LIBRARY
 from tilus.target import specific
 
@@ -136,7 +136,7 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
     numbers = tuple(map(np.int32, sizes.values()))
     kernel = LoadedKernel(*built.load())
     # A is the only tensor that the copy engine is given a map of
-    source = codegen.generate(_program(spec), spec.arch)
+    source = compiler.text_of(_program(spec), spec.arch)
     of_a = [
         [tensor_map(a.data_ptr(), *codegen.map_numbers(m, sizes)) for m in source.maps]
         for a in problem.activations
