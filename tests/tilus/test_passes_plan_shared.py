@@ -145,7 +145,7 @@ def test_a_view_is_aligned_and_inside() -> None:
     interpret(program(text(view.format(16))), {**arguments, "n": 16})
     with pytest.raises(TilusError, match=r"bytes 272 to 528 of 512: .* lie inside"):
         interpret(program(text(view.format(16))), {**arguments, "n": 17})
-    with pytest.raises(TilusError, match="takes 1024 bytes, and s0 has 512"):
+    with pytest.raises(TilusError, match="takes 1024 bytes, but s0 has 512"):
         program(text(view.format(16).replace("64", "256")))
 
 
