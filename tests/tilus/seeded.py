@@ -36,7 +36,8 @@ ELEMENTWISE, REDUCTION = "tilus/isa/elementwise.py", "tilus/isa/reduction.py"
 DEBUGGING = "tilus/isa/debugging.py"
 ACCESS = "tilus/isa/access.py"
 ARITHMETIC = "tilus/prelude/common/arithmetic.cuh"
-MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/quantized_matmul.py"
+MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/matmul_block.py"
+DIVISION = "tilus/kernels/division.py"
 SHARED, DRAWING = "tilus/shared_layout.py", "tilus/inspect/drawing.py"
 WHERE, OCCUPANCY = "tilus/where.py", "tilus/occupancy.py"
 ISA = ("tests/tilus/test_isa.py",)
@@ -298,9 +299,9 @@ BUGS = [
         "t.allocate_register(f32, column, 0.0)", "what flipping signs adds is left in", MATMUL),
     Bug(KERNEL, "                    begun(1)\n", "                    begun(2)\n",
         "a part is folded while it is being multiplied", MATMUL),
-    Bug(KERNEL, "t.set(self.turn, self.turn ^ 1)", "t.set(self.turn, 0)",
+    Bug(DIVISION, "t.set(self.turn, self.turn ^ 1)", "t.set(self.turn, 0)",
         "phases of the ring are not told apart", MATMUL),
-    Bug(KERNEL, "minimum(unit, self.cut) // (self.least + 1) + beyond //",
+    Bug(DIVISION, "minimum(unit, self.cut) // (self.least + 1) + beyond //",
         "minimum(unit, self.cut) // self.least + beyond //", "the wrong block's share", MATMUL),
     Bug(CASTS, "f16.bias - 1 + f16.mantissa - lift_place", "f16.bias + f16.mantissa - lift_place",
         "lifted integers off by a factor of 2", ISA),
