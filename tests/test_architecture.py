@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 COMPILER = (
-    "tilus.errors tilus.dtypes tilus.layout tilus.target tilus.casts tilus.ir tilus.isa numpy"
+    "tilus.errors tilus.dtypes tilus.layout tilus.target tilus.casts tilus.ir tilus.isa "
+    "tilus.limits numpy"
 )
 SHARED = (
     "tilus pydantic services.messages services.settings services.revision services.store "
@@ -28,9 +29,13 @@ MAY_IMPORT = {
     "tilus.passes": COMPILER,
     "tilus.interp": COMPILER,
     "tilus.codegen": COMPILER,
+    "tilus.limits": "tilus.errors",
+    "tilus.names": "tilus.errors tilus.dtypes tilus.ir tilus.limits tilus.runtime.prelude",
+    "tilus.nodes": f"{COMPILER} tilus.limits tilus.names",
+    "tilus.verify": f"{COMPILER} tilus.limits tilus.names tilus.nodes",
     "tilus.where": "tilus.errors",
-    "tilus.lang": f"{COMPILER} tilus.codegen tilus.where",
-    "tilus.text": f"{COMPILER} tilus.codegen tilus.lang",
+    "tilus.lang": f"{COMPILER} tilus.codegen tilus.names tilus.where",
+    "tilus.text": f"{COMPILER} tilus.limits tilus.names tilus.nodes tilus.verify",
     "tilus.runtime": "tilus.config tilus.errors tilus.target numpy cuda",
     "tilus": "numpy",
     "services.messages": "pydantic",

@@ -12,6 +12,7 @@ from tilus.runtime import host, nvrtc, prelude
 from tilus.runtime.nvrtc import Resources
 from tilus.target import DEFAULT, HOST
 from tilus.text import to_text
+from tilus.verify import check_program
 
 PASSES: tuple[debug.Pass, ...] = ()  # what is done to a program before its text is written
 
@@ -40,6 +41,7 @@ def compiler_versions() -> dict[str, str]:
 
 def kernel_key(program: Program, arch: str) -> str:
     """SHA-256 over all that decides the bytes: program, generated text, prelude, compiler, arch."""
+    check_program(program)
     return _key(program, text_of(program, arch), arch)
 
 
@@ -67,6 +69,7 @@ def compile(program: Program, arch: str = DEFAULT) -> Compiled:
 
 def run_stages(program: Program, arch: str = DEFAULT) -> debug.Compile:
     """Every stage of a compile, to look at."""
+    check_program(program)
     steps = debug.run_passes(program, PASSES)
     start = time.perf_counter()
     source = codegen.generate(steps[-1].program, arch)

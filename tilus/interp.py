@@ -10,7 +10,7 @@ same object until it goes on.
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -39,22 +39,30 @@ from tilus.ir import (
     evaluate,
 )
 from tilus.isa.base import Inst, Tile
+from tilus.limits import check_grid
 
 Arguments = dict[str, Any]  # a flat array in its carrier type for a pointer, an int for an integer
 
 
-def interpret(program: Program, arguments: Arguments) -> None:
-    """Run `program` on `arguments`, by parameter name; arrays are written in place."""
+def interpret(program: Program, arguments: Arguments, steps: float = inf) -> None:
+    """Run `program` on `arguments`, by parameter name; arrays are written in place.
+
+    `TilusError` after so many `steps` (statements and turns of loops), for programs that may run
+    for ever.
+    """
     wanted = {p.name for p in program.parameters}
     if set(arguments) != wanted:
         raise TilusError(f"{program.name} takes {sorted(wanted)}, not {sorted(arguments)}")
     scalars = {name: int(v) for name, v in arguments.items() if not isinstance(v, np.ndarray)}
     pointers = {name: v for name, v in arguments.items() if isinstance(v, np.ndarray)}
     extents = [evaluate(extent, scalars) for extent in program.grid]
+    check_grid(program.name, (extents[0], extents[1], extents[2]))
     for z, y, x in itertools.product(*(range(n) for n in reversed(extents))):
         env = {**scalars, "block_x": x, "block_y": y, "block_z": z}
-        for waiting in RunningBlock(pointers, env, program.threads).run(program.body):
+        block = RunningBlock(pointers, env, program.threads, steps)
+        for waiting in block.run(program.body):
             raise TilusError(f"{program.name} waits for ever: {waiting.what}")
+        steps = block.steps
 
 
 class Waiting:
@@ -112,6 +120,7 @@ class RunningBlock:
     pointers: dict[str, Tile]
     env: dict[str, int]
     threads: int
+    steps: float = inf  # that may still be made
     tiles: dict[str, Tile] = field(default_factory=dict)
     shared: dict[str, Tile] = field(default_factory=dict)
     groups: dict[str, list[list[Callable[[], None]]]] = field(default_factory=dict)
@@ -120,7 +129,13 @@ class RunningBlock:
         for statement in body:
             yield from self.step(statement)
 
+    def count(self) -> None:
+        self.steps -= 1
+        if self.steps < 0:
+            raise TilusError("the program made all the steps that it was given: give it more")
+
     def step(self, statement: Statement) -> Waits:
+        self.count()
         match statement:
             case Do(instruction, out, where):
                 assert isinstance(instruction, Inst)
@@ -142,10 +157,12 @@ class RunningBlock:
         match statement:
             case For(var, start, stop, _, body):
                 for i in range(evaluate(start, self.env), evaluate(stop, self.env)):
+                    self.count()
                     self.env[var.name] = i
                     yield from self.run(body)
             case While(condition, body):
                 while evaluate(condition, self.env):
+                    self.count()
                     yield from self.run(body)
 
     def perform(self, inst: Inst, out: Tensor | Var | None) -> Waits:

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from tilus.codegen import check_names
 from tilus.errors import TilusError
 from tilus.ir import (
     GRID,
@@ -40,6 +39,7 @@ from tilus.ir import (
 )
 from tilus.isa import ISA, Inst
 from tilus.isa.elementwise import OPS, Elementwise
+from tilus.names import check_names
 from tilus.where import calling_line, mark
 
 Grid = tuple[Scalar, Scalar, Scalar]

@@ -11,7 +11,6 @@ from typing import Any
 
 from tilus.errors import TilusError, asked_by
 from tilus.ir import (
-    GRID,
     OPERATORS,
     Binary,
     Break,
@@ -36,6 +35,7 @@ from tilus.ir import (
     walk,
 )
 from tilus.isa.base import Inst
+from tilus.limits import GENERATED, check_grid, require
 from tilus.target import DEFAULT, Target, target
 
 # bytes: what swizzled accesses ask for, what the copy engine does, where less would do
@@ -56,6 +56,11 @@ def generate(program: Program, arch: str = DEFAULT) -> Source:
     """The CUDA C++ text of `program` for an architecture."""
     cu = TextWriter(program, target(arch))
     cu.write(program.body)
+    if cu.shared_bytes > cu.target.shared_bytes:
+        raise TilusError(
+            f"{program.name} takes {cu.shared_bytes} bytes of shared memory, and a block has at"
+            f" most {cu.target.shared_bytes} on {arch}: use smaller tiles or fewer stages"
+        )
     entry = f"tilus_{program.name}"  # no name that the prelude has
     parameters = ", ".join(declaration(p) for p in program.parameters)
     text = "\n".join(
@@ -95,6 +100,7 @@ def grid_of(program: Program, arguments: dict[str, Any]) -> tuple[int, int, int]
     """How many blocks a launch with these integer arguments has."""
     integers = {p.name: arguments[p.name] for p in program.parameters if isinstance(p, Integer)}
     x, y, z = (evaluate(extent, integers) for extent in program.grid)
+    check_grid(program.name, (x, y, z))
     return x, y, z
 
 
@@ -111,11 +117,13 @@ class TextWriter:
     """The growing text; what an instruction may say is `tilus.isa.base.Writer`."""
 
     def __init__(self, program: Program, target: Target) -> None:
-        self.threads, self.target = program.threads, target
+        self.name, self.threads, self.target = program.name, program.threads, target
         self.facts = dict(program.facts)
         self.shared_bytes = 0
         self.lines: list[str] = []
         self._depth = 1
+        self._copies = 1  # of a line, once the loops around it are unrolled
+        self._characters = 0
         self._changing = {s.var.name for s in walk(program.body) if isinstance(s, Set)}
         self._words: dict[str, str] = {}
 
@@ -138,7 +146,9 @@ class TextWriter:
             case For(var, start, stop, unroll, body):
                 self.line("#pragma unroll" if unroll == 0 else f"#pragma unroll {unroll}")
                 first = f"unsigned {var} = {self.expr(start)}"
+                copies, self._copies = self._copies, self._copies * turns(statement)
                 self.write_scope(f"for ({first}; {var} < {self.expr(stop)}; {var}++)", body)
+                self._copies = copies
             case While(condition, body):
                 self.write_scope(f"while ({self.expr(condition)})", body)
             case If(condition, then, otherwise):
@@ -169,6 +179,8 @@ class TextWriter:
         inst.cuda(self, out)
 
     def line(self, text: str) -> None:
+        self._characters += len(text) * self._copies
+        require(GENERATED, self._characters, self.name)
         self.lines.append("  " * self._depth + text)
 
     @contextmanager
@@ -206,6 +218,14 @@ class TextWriter:
         return offset
 
 
+def turns(loop: For) -> int:
+    """How many copies of its body a loop is unrolled into."""
+    match loop:
+        case For(_, int(start), int(stop), 0):
+            return max(1, stop - start)
+    return max(1, loop.unroll)
+
+
 def require_target(inst: Inst, target: Target) -> None:
     """There is code for `inst` on `target`."""
     if not any(target.supports(needed) for needed in inst.needs):
@@ -213,14 +233,3 @@ def require_target(inst: Inst, target: Target) -> None:
             f"{inst.name} needs {' or '.join(inst.needs)}, and this program is compiled for"
             f" {target.name}: compile for the former, or write it with other instructions"
         )
-
-
-def check_names(program: Program) -> None:
-    """Parameter names are C names that generated text does not use."""
-    taken = {"thread", "shared", "lane", "warp", *GRID}
-    for p in program.parameters:
-        if not p.name.isidentifier() or p.name in taken or p.name[-1].isdigit():
-            raise TilusError(
-                f"{program.name}: a parameter cannot be called {p.name!r}: take a word that is not"
-                f" one of {sorted(taken)} and does not end in a digit"
-            )

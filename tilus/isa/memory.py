@@ -1,6 +1,6 @@
 """Naming tensors in global and shared memory, and moving tiles between them and registers."""
 
-from math import gcd
+from math import gcd, prod
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from tilus.isa.addressing import (
     copy_layout,
     corner,
     mask_of,
+    require_inside,
     require_rank,
     require_whole_bytes,
     threads_below,
@@ -36,7 +37,13 @@ STAGED = Shared("s0", f16, (2, 16, 16), Swizzle(1, 4, 3))
 
 def checked_of(tensor: Place, check: tuple[int, ...] | None) -> frozenset[int]:
     """The dimensions along which an access is masked; None stands for all of them."""
-    return frozenset(range(len(tensor.shape)) if check is None else check)
+    there = range(len(tensor.shape))
+    if check is not None and not set(check) <= set(there):
+        raise TilusError(
+            f"check={check} of {tensor.name}, which has the dimensions {list(there)}: name some of"
+            " these"
+        )
+    return frozenset(there if check is None else check)
 
 
 @instruction
@@ -52,10 +59,10 @@ class ViewGlobal(Inst):
     strides: Index
 
     def result(self) -> Global:
-        if len(self.shape) != len(self.strides):
+        if len(self.shape) != len(self.strides) or not self.shape:
             raise TilusError(
                 f"view_global: {len(self.shape)} extents {self.shape} and {len(self.strides)}"
-                f" strides {self.strides}: give one stride a dimension"
+                f" strides {self.strides}: give one stride a dimension, at least one"
             )
         return Global("", self.dtype, self.shape, self.strides, self.pointer.name)
 
@@ -87,6 +94,7 @@ class LoadGlobal(Inst):
     def result(self) -> Register:
         require_rank(self.name, self.src, self.at, self.layout.shape)
         require_whole_bytes(self.name, self.src)
+        checked_of(self.src, self.check)
         return Register("", self.src.dtype, self.layout)
 
     def run(self, block: Block, src: Memory) -> Tile:
@@ -121,6 +129,7 @@ class StoreGlobal(Inst):
         require_rank(self.name, self.dst, self.at, self.src.shape)
         require_whole_bytes(self.name, self.dst)
         require_same_dtype(self.name, self.dst, self.src)
+        checked_of(self.dst, self.check)
 
     def run(self, block: Block, dst: Memory, src: Tile) -> None:
         checked = checked_of(self.dst, self.check)
@@ -151,6 +160,14 @@ class AllocateShared(Inst):
     def result(self) -> Shared:
         out = Shared("", self.dtype, self.shape, self.swizzle)
         require_whole_bytes(self.name, out)
+        if min(self.shape, default=0) < 1:
+            raise TilusError(f"{self.name}: no tensor has the shape {self.shape}")
+        bits, source, target = self.swizzle.bits, self.swizzle.source, self.swizzle.target
+        if bits and (source < target + bits or prod(self.shape) % (1 << target + bits)):
+            raise TilusError(
+                f"{self.name}: {self.swizzle} moves elements of {self.shape} onto each other or"
+                f" out of it: want source >= target + bits, and whole runs of 2^(target + bits)"
+            )
         return out
 
     def run(self, block: Block) -> Tile:
@@ -176,6 +193,7 @@ class LoadShared(Inst):
 
     def result(self) -> Register:
         require_rank(self.name, self.src, self.at, self.layout.shape)
+        require_inside(self.name, self.src, self.at, self.layout.shape)
         return Register("", self.src.dtype, self.layout)
 
     def run(self, block: Block, src: Memory) -> Tile:
@@ -203,6 +221,7 @@ class StoreShared(Inst):
 
     def result(self) -> None:
         require_rank(self.name, self.dst, self.at, self.src.shape)
+        require_inside(self.name, self.dst, self.at, self.src.shape)
         require_same_dtype(self.name, self.dst, self.src)
 
     def run(self, block: Block, dst: Memory, src: Tile) -> None:
@@ -240,6 +259,8 @@ class CopyAsync(Inst):
         require_rank(self.name, self.dst, self.to, self.shape)
         require_whole_bytes(self.name, self.src)
         require_same_dtype(self.name, self.dst, self.src)
+        require_inside(self.name, self.dst, self.to, self.shape)
+        checked_of(self.src, self.check)
 
     def run(self, block: Block, src: Memory, dst: Memory) -> None:
         checked = checked_of(self.src, self.check)
@@ -342,6 +363,7 @@ class LoadMatrix(Inst):
 
     def result(self) -> Register:
         require_rank(self.name, self.src, self.at, self.layout.shape)
+        require_inside(self.name, self.src, self.at, self.layout.shape)
         if self.src.dtype.bits != 16:
             raise TilusError(
                 f"load_matrix moves 16-bit elements, not {self.src.dtype}: load_shared"

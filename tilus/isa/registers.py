@@ -27,6 +27,12 @@ class AllocateRegister(Inst):
             raise TilusError(
                 f"allocate_register: a tile of {self.dtype} starts at 0, not {self.init}: cast one"
             )
+        whole = self.dtype.kind != "float"
+        if whole and (self.init % 1 or not self.dtype.min <= self.init <= self.dtype.max):
+            raise TilusError(
+                f"allocate_register: {self.init} is no {self.dtype}: want an integer from"
+                f" {self.dtype.min} to {self.dtype.max}"
+            )
         return Register("", self.dtype, self.layout)
 
     def run(self, block: Block) -> Tile:
@@ -117,7 +123,12 @@ class Slice(Inst):
     extent: int
 
     def result(self) -> Register:
-        if self.start % self.extent or self.start + self.extent > self.src.shape[self.dim]:
+        inside = 0 <= self.dim < self.src.layout.rank and self.extent > 0 <= self.start
+        if (
+            not inside
+            or self.start % self.extent
+            or self.start + self.extent > self.src.shape[self.dim]
+        ):
             raise TilusError(
                 f"slice: {self.extent} from {self.start} on of dimension {self.dim} of a tile"
                 f" {self.src.shape}: the start must be a multiple of the extent, and inside"
