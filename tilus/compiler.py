@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from tilus import codegen, config, debug
+from tilus.errors import TilusError
 from tilus.ir import Program
 from tilus.runtime import host, nvrtc, prelude
 from tilus.runtime.nvrtc import Resources
@@ -88,17 +89,39 @@ def run_on_host(
     arguments: dict[str, host.Argument],
     backwards: bool = False,
     arch: str = HOST,
+    watched: bool = False,
 ) -> None:
-    """Run the generated text of `program` on this processor; arrays are written in place."""
+    """Run the generated text of `program` on this processor; arrays are written in place.
+
+    Where accesses to memory are `watched`, those that lie outside of every array, and those whose
+    order nothing but luck decides, are a `TilusError` (`prelude/host/watch.cuh` says which are).
+    """
     source = text_of(program, arch)
     library = host.build(source.text + codegen.host_entry(program, source))
-    host.run(
+    found = host.run(
         library,
         program.name,
         [arguments[p.name] for p in program.parameters],
         codegen.grid_of(program, arguments),
         backwards,
+        watched,
     )
+    if found:
+        raise TilusError(f"{program.name}: {described(source.text, found)}")
+
+
+def described(text: str, found: str) -> str:
+    """The first of the findings of a watched run, with the instructions that it is about."""
+    line, other, what = found.splitlines()[0].split(" ", 2)
+    here, there = (instruction_at(text, int(n)) for n in (line, other))
+    return f"{here}: {what} ({there}): a synchronize or wait_group is missing, or a mask"
+
+
+def instruction_at(text: str, line: int) -> str:
+    """Which instruction wrote a line of generated text."""
+    above = [entry.strip() for entry in text.splitlines()[:line]]
+    name = next((entry for entry in reversed(above) if entry.startswith("// ")), "// ")
+    return f"{name[3:]} (line {line})"
 
 
 def _key(program: Program, source: codegen.Source, arch: str) -> str:

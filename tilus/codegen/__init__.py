@@ -86,10 +86,10 @@ def host_entry(program: Program, source: Source) -> str:
     return "\n".join(
         [
             f'extern "C" int run_{program.name}'
-            "(void** arguments, const int* grid, int backwards) {",
+            "(void** arguments, const int* grid, int backwards, const int64_t* sizes) {",
             f"  auto kernel = [](void** arguments) {{ {source.entry}({arguments}); }};",
             f"  return launch(kernel, arguments, grid, {source.threads}, {source.shared_bytes},"
-            " backwards);",
+            f" backwards, sizes, {len(program.parameters)});",
             "}",
             "",
         ]

@@ -77,19 +77,27 @@ def run(
     arguments: list[Argument],
     grid: tuple[int, int, int],
     backwards: bool = False,
-) -> None:
+    watched: bool = False,
+) -> str:
     """Call `run_<name>` of `library`; arrays are written in place, ints passed as int32.
 
-    The threads of a block run one after another, in falling order if `backwards`.
+    The threads of a block run one after another, in falling order if `backwards`. Where accesses
+    are `watched`, gives what was wrong with them, a line each, as `prelude/host/watch.cuh` has it:
+    the line of the text, that of the other access, what happened.
     """
-    kernel = getattr(ctypes.CDLL(str(library)), f"run_{name}")
+    loaded = ctypes.CDLL(str(library))
+    kernel = getattr(loaded, f"run_{name}")
     numbers = [ctypes.c_int(a) if isinstance(a, int) else None for a in arguments]
     pointers = [
         ctypes.cast(ctypes.pointer(n), ctypes.c_void_p) if n is not None else address(a)
         for n, a in zip(numbers, arguments, strict=True)
     ]
+    sizes = [a.nbytes if isinstance(a, np.ndarray) else 0 for a in arguments]
     stuck = kernel(
-        (ctypes.c_void_p * len(pointers))(*pointers), (ctypes.c_int * 3)(*grid), int(backwards)
+        (ctypes.c_void_p * len(pointers))(*pointers),
+        (ctypes.c_int * 3)(*grid),
+        int(backwards),
+        (ctypes.c_int64 * len(sizes))(*sizes) if watched else None,
     )
     if stuck:
         raise TilusError(
@@ -97,6 +105,9 @@ def run(
             " load_matrix or dot, is inside a branch that only some of them take, or fewer threads"
             " or bytes than were announced come to a barrier"
         )
+    loaded.findings.restype = ctypes.c_char_p
+    found: str = loaded.findings().decode()
+    return found
 
 
 def address(array: Argument) -> ctypes.c_void_p:

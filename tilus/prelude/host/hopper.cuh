@@ -25,11 +25,15 @@ template <int COUNT> inline void init_barriers(char* barriers, int arrivals) {
   synchronize();
 }
 inline void arrive(char* barrier) {
+  release(clock_at(barrier)[counting(barrier).phase], block.running);
   const int warp = block.running / WARP, rest = block.threads - warp * WARP;
   wait_at(block.warps[warp], rest < WARP ? rest : WARP);
   if (block.running % WARP == 0) arrive_once(barrier, 0);
 }
-inline void expect(char* barrier, int bytes) { arrive_once(barrier, bytes); }
+inline void expect(char* barrier, int bytes) {
+  release(clock_at(barrier)[counting(barrier).phase], block.running);
+  arrive_once(barrier, bytes);
+}
 
 // The copies that report to `barrier` happen.
 inline void deliver(const char* barrier) {
@@ -37,9 +41,13 @@ inline void deliver(const char* barrier) {
   for (int i = 0; i < block.bulk.count; i++) {
     const Copy copy = block.bulk.copies[i];
     if (copy.barrier != barrier) block.bulk.copies[kept++] = copy;
-    else perform(copy), bytes += copy.bytes;
+    else {
+      engine_writes(copy.to, copy.bytes, copy.line);
+      perform(copy), bytes += copy.bytes;
+    }
   }
   block.bulk.count = kept;
+  if (bytes) release(clock_at(barrier)[counting((char*)barrier).phase], watch.threads);
   if (bytes) count_bytes((char*)barrier, -bytes);
 }
 inline bool closed(char* barrier, unsigned parity) {
@@ -53,10 +61,12 @@ inline void wait_barrier(char* barrier, unsigned parity) {
     swapcontext(&block.fibers[me].where, &block.scheduler);
     if (closed(barrier, parity)) deliver(barrier);
   }
+  acquire(clock_at(barrier)[parity], me);
 }
 
 enum Cache { NORMAL, EVICT_FIRST, EVICT_LAST };
-template <Cache> inline void copy_bulk(char* to, const char* from, int bytes, char* barrier) {
+template <Cache> inline void copy_bulk(char* to, const char* from, int bytes, char* barrier, HERE) {
   if ((uintptr_t)to % 16 || (uintptr_t)from % 16 || bytes % 16) abort();
-  add(block.bulk, {to, from, bytes, 0, true, barrier});
+  const bool inside = touch(from, bytes, READS, block.running, line);
+  if (copy_starts(to, bytes, block.running, line)) add(block.bulk, {to, from, bytes, 0, inside, line, barrier});
 }

@@ -26,11 +26,14 @@
 template <class T> inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> inline T max(T a, T b) { return a < b ? b : a; }
 
+#include "watch.cuh"
+
 struct Copy {
   char* to;
   const char* from;
   int bytes, group;
   bool inside;
+  int line;
   const char* barrier;  // that it reports to, if any
 };
 
@@ -75,7 +78,12 @@ inline void wait_at(Barrier& barrier, int expected) {
   }
   while (barrier.turn == turn) swapcontext(&block.fibers[me].where, &block.scheduler);
 }
-inline void synchronize() { wait_at(block.all, block.threads); }
+inline void synchronize() {
+  const int parity = block.all.turn % 2;
+  release(watch.all[parity], block.running);
+  wait_at(block.all, block.threads);
+  acquire(watch.all[parity], block.running);
+}
 
 // Every lane posts some numbers and sees those of all: one barrier an exchange, since the next one
 // takes the other mailbox.
@@ -147,30 +155,30 @@ inline uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
 
 #include "bits.cuh"
 
-template <int BYTES, int SHIFT> inline void load(uint32_t* words, const char* from, bool inside) {
+template <int BYTES, int SHIFT> inline void load(uint32_t* words, const char* from, bool inside, int line) {
   uint32_t value[4] = {};
-  if (inside) memcpy(value, from, BYTES);
+  if (inside && touch(from, BYTES, READS, block.running, line)) memcpy(value, from, BYTES);
   if constexpr (BYTES < 4) set_bits<SHIFT, 8 * BYTES>(words, value[0]);
   else memcpy(words, value, BYTES);
 }
-template <int BYTES, int SHIFT> inline void store(char* to, const uint32_t* words, bool inside) {
-  if (!inside) return;
+template <int BYTES, int SHIFT> inline void store(char* to, const uint32_t* words, bool inside, int line) {
+  if (!inside || !touch(to, BYTES, WRITES, block.running, line)) return;
   if constexpr (BYTES < 4) {
     const uint32_t value = get_bits<SHIFT, 8 * BYTES>(words);
     memcpy(to, &value, BYTES);
   } else memcpy(to, words, BYTES);
 }
-template <int B, int S> inline void load_global(uint32_t* words, const char* from, bool inside) {
-  load<B, S>(words, from, inside);
+template <int B, int S> inline void load_global(uint32_t* words, const char* from, bool inside, HERE) {
+  load<B, S>(words, from, inside, line);
 }
-template <int B, int S> inline void load_shared(uint32_t* words, const char* from, bool inside) {
-  load<B, S>(words, from, inside);
+template <int B, int S> inline void load_shared(uint32_t* words, const char* from, bool inside, HERE) {
+  load<B, S>(words, from, inside, line);
 }
-template <int B, int S> inline void store_global(char* to, const uint32_t* words, bool inside) {
-  store<B, S>(to, words, inside);
+template <int B, int S> inline void store_global(char* to, const uint32_t* words, bool inside, HERE) {
+  store<B, S>(to, words, inside, line);
 }
-template <int B, int S> inline void store_shared(char* to, const uint32_t* words, bool inside) {
-  store<B, S>(to, words, inside);
+template <int B, int S> inline void store_shared(char* to, const uint32_t* words, bool inside, HERE) {
+  store<B, S>(to, words, inside, line);
 }
 
 inline void add(Copies& to, const Copy& copy) {
@@ -184,9 +192,10 @@ inline void perform(const Copy& copy) {
   if (copy.inside) memcpy(copy.to, copy.from, copy.bytes);
   else memset(copy.to, 0, copy.bytes);
 }
-template <int BYTES> inline void copy_async(char* to, const char* from, bool inside) {
+template <int BYTES> inline void copy_async(char* to, const char* from, bool inside, HERE) {
   Fiber& me = block.fibers[block.running];
-  add(me.started, {to, from, BYTES, me.group, inside});
+  inside = inside && touch(from, BYTES, READS, block.running, line);
+  if (copy_starts(to, BYTES, block.running, line)) add(me.started, {to, from, BYTES, me.group, inside, line});
 }
 inline void commit_group() { block.fibers[block.running].group++; }
 template <int PENDING> inline void wait_group() {
@@ -194,20 +203,26 @@ template <int PENDING> inline void wait_group() {
   int kept = 0;
   for (int i = 0; i < me.started.count; i++) {
     const Copy copy = me.started.copies[i];
-    if (copy.group >= me.group - PENDING) me.started.copies[kept++] = copy;
-    else perform(copy);
+    if (copy.group >= me.group - PENDING) {
+      me.started.copies[kept++] = copy;
+      continue;
+    }
+    copy_ends(copy.to, copy.bytes, block.running, copy.line);
+    perform(copy);
   }
   me.started.count = kept;
 }
 
 // Lane 8j + i gives the address of row i of matrix j; lane l gets elements 2(l % 4), 2(l % 4) + 1 of
 // row l / 4 of each.
-template <int COUNT> inline void load_matrix(uint32_t* words, const char* row) {
+template <int COUNT> inline void load_matrix(uint32_t* words, const char* row, HERE) {
   const int lane = block.running % WARP;
   const uint64_t mine = (uint64_t)row;
   auto mail = exchange(&mine, 1);
-  for (int j = 0; j < COUNT; j++)
-    memcpy(words + j, (const char*)mail[8 * j + lane / 4][0] + lane % 4 * 4, 4);
+  for (int j = 0; j < COUNT; j++) {
+    const char* from = (const char*)mail[8 * j + lane / 4][0] + lane % 4 * 4;
+    if (touch(from, 4, READS, block.running, line)) memcpy(words + j, from, 4);
+  }
 }
 
 inline float half_of(uint64_t word, int i, bool bf16) {
@@ -243,7 +258,7 @@ MMA_M16N8K16(mma_m16n8k16_bf16, true)
 
 inline int atomic_add(int* where, int value, int* mailbox) {
   synchronize();
-  if (block.running == 0) *mailbox = *where, *where += value;
+  if (block.running == 0) meet(where), *mailbox = *where, *where += value;
   synchronize();
   return *mailbox;
 }
@@ -257,17 +272,20 @@ inline void fiber_main() {
 }
 
 // Run every block of a grid; 0 if all ended, 1 if threads waited for each other for ever. In a
-// block the threads take turns upwards, or downwards if `backwards`.
+// block the threads take turns upwards, or downwards if `backwards`. Where `sizes` says how many
+// bytes each of the `count` arguments points at, accesses are watched.
 inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int threads,
-                  int shared_bytes, int backwards) {
+                  int shared_bytes, int backwards, const int64_t* sizes, int count) {
   block.kernel = kernel, block.arguments = arguments, block.threads = threads;
   block.shared = (char*)aligned_alloc(1024, (shared_bytes / 1024 + 1) * 1024);
   block.stacks = (char*)mmap(nullptr, (size_t)threads * STACK, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  watch_launch(grid[0] * grid[1] * grid[2], threads, sizes, arguments, count);
   int stuck = 0;
   for (int i = 0; i < grid[0] * grid[1] * grid[2] && !stuck; i++) {
     block.x = i % grid[0], block.y = i / grid[0] % grid[1], block.z = i / grid[0] / grid[1];
     memset(block.shared, 0xFF, shared_bytes);
+    watch_block(i, block.shared, shared_bytes);
     block.all = {}, block.bulk.count = 0;
     for (auto& warp : block.warps) warp = {};
     for (int t = 0; t < threads; t++) {
@@ -292,6 +310,7 @@ inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int
       stuck = alive && block.progress == before;
     }
   }
+  watch_ends();
   munmap(block.stacks, (size_t)threads * STACK);
   free(block.shared);
   return stuck;
