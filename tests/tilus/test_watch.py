@@ -1,4 +1,4 @@
-"""What a watched run on the processor finds: every missing synchronize, wait and mask, each time."""
+"""What a watched run on the processor finds: each missing synchronize, wait and mask, always."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -106,7 +106,7 @@ def test_nothing_that_orders_can_be_left_out_of_the_library(name: str, which: in
     """In both orders of threads: what is found does not depend on luck."""
     broken = without(q.program(**KERNELS[name]), which)
     for backwards in (False, True):
-        with pytest.raises(TilusError, match="no order|not been waited for"):
+        with pytest.raises(TilusError, match=r"no order|not been waited for"):
             run_on_host(broken, matmul_arguments(KERNELS[name]), backwards, watched=True)
 
 
@@ -180,7 +180,7 @@ def test_the_examples_are_clean(name: str, backwards: bool) -> None:
 def test_nothing_that_orders_can_be_left_out_of_the_examples(
     name: str, which: int, backwards: bool
 ) -> None:
-    with pytest.raises(TilusError, match="no order|not been waited for"):
+    with pytest.raises(TilusError, match=r"no order|not been waited for"):
         run_on_host(without(EXAMPLES[name], which), given(), backwards, watched=True)
 
 
@@ -218,8 +218,9 @@ def shared_sum(t: Tracer, x: Var, counters: Var, careful: bool) -> None:
 
 @pytest.mark.parametrize("careful", [True, False])
 def test_blocks_that_read_each_other_need_an_atomic(careful: bool) -> None:
-    program = trace("shared_sum", lambda t, x, c: shared_sum(t, x, c, careful),
-                    (Pointer("x", f32), Pointer("counters", i32)), lambda x, c: (4, 1, 1), 32)  # fmt: skip
+    parameters = (Pointer("x", f32), Pointer("counters", i32))
+    program = trace("shared_sum", lambda t, x, c: shared_sum(t, x, c, careful), parameters,
+                    lambda x, c: (4, 1, 1), 32)  # fmt: skip
     arguments = {"x": np.zeros(128, np.float32), "counters": np.zeros(1, np.int32)}
     if careful:
         run_on_host(program, arguments, watched=True)

@@ -44,9 +44,12 @@ def compiler() -> list[str]:
     )
 
 
-def build(text: str, level: str = "-O1") -> Path:
-    """A shared library made of `text` with the host prelude; made once, then from the cache."""
-    command = [*compiler(), level, *FLAGS, *(f"-I{folder}" for folder in prelude.HOST)]
+def build(text: str, *options: str) -> Path:
+    """A shared library made of `text` with the host prelude; made once, then from the cache.
+
+    `options` are further ones of the compiler.
+    """
+    command = [*compiler(), "-O1", *FLAGS, *options, *(f"-I{folder}" for folder in prelude.HOST)]
     decides = "\0".join([text, prelude.text_of(prelude.HOST), *command])
     library = cache_folder() / f"{hashlib.sha256(decides.encode()).hexdigest()}.so"
     if library.exists():
