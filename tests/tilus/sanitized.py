@@ -30,9 +30,9 @@ ROOT = Path(__file__).parents[2]
 OPTIONS = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 MATMULS = (
     {"b_dtype": "u4", "group_size": 64, "zeros": True, "n_multiple": 32, "block_n": 32,
-     "block_k": 64, "warps_n": 2, "stages": 3, "blocks_per_sm": 1},
+     "block_k": 64, "warps": 2, "stages": 3, "blocks_per_sm": 1},
     {"b_dtype": "f6e3m2", "group_size": -1, "n_multiple": 1, "k_multiple": 1, "block_n": 32,
-     "block_k": 64, "warps_n": 1, "stages": 2, "blocks_per_sm": 1},
+     "block_k": 64, "warps": 1, "stages": 2, "blocks_per_sm": 1},
 )  # fmt: skip
 
 

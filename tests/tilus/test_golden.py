@@ -25,9 +25,9 @@ from tilus.kernels import quantized_matmul, streaming_read
 from tilus.text import from_text, program_hash, to_text
 
 GOLDEN = Path(__file__).parent / "golden" / "hashes.json"
-SMALL = {"block_n": 32, "block_k": 64, "warps_n": 2, "stages": 3, "blocks_per_sm": 1}
-FLAT = {"block_n": 64, "block_k": 128, "warps_n": 4, "stages": 3, "blocks_per_sm": 2}
-TALL = {"block_m": 64, "block_n": 64, "block_k": 64, "warps_m": 2, "warps_n": 2, "stages": 4}
+SMALL = {"block_n": 32, "block_k": 64, "warps": 2, "stages": 3, "blocks_per_sm": 1}
+FLAT = {"block_n": 64, "block_k": 128, "warps": 4, "stages": 3, "blocks_per_sm": 2}
+TALL = {"block_m": 64, "block_n": 64, "block_k": 64, "warps": 4, "stages": 4}
 PINNED: dict[str, dict[str, Any]] = {
     "default": {},
     "u1": {"b_dtype": "u1", "zeros": True},

@@ -20,18 +20,18 @@
 enum Action { READS, WRITES };
 
 struct Stamp {
-  int block, thread, epoch, tick, line;  // block -1: never
+  int block = -1;  // never
+  int thread = 0, epoch = 0, tick = 0, line = 0;
 };
 
 constexpr int READERS = 8;  // that are remembered; the oldest of more are forgotten
 
 struct Shadow {
   Stamp writer, readers[READERS];
-  int next;       // place of the next reader
-  short copier;   // whose copy to it is under way, 0 for none, else thread + 1
+  int next = 0;      // place of the next reader
+  short copier = 0;  // whose copy to it is under way, 0 for none, else thread + 1
 };
-const Shadow UNTOUCHED = {{-1, 0, 0, 0, 0}, {{-1, 0, 0, 0, 0}, {-1, 0, 0, 0, 0}, {-1, 0, 0, 0, 0}, {-1, 0, 0, 0, 0},
-                                             {-1, 0, 0, 0, 0}, {-1, 0, 0, 0, 0}, {-1, 0, 0, 0, 0}, {-1, 0, 0, 0, 0}}, 0, 0};
+const Shadow UNTOUCHED = {};
 
 constexpr int PAGE = 64, FINDINGS = 4096;
 
