@@ -15,7 +15,7 @@ from tilus.limits import NAME, require
 from tilus.runtime import prelude
 
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-LOCAL = re.compile(r"thread|shared|lane|warp|(i|from|to)\d+")  # what instructions call their own
+LOCAL = re.compile(r"thread|shared|lane|warp|piece|(i|from|to)\d+")  # what instructions call their own
 C_WORDS = (
     "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const "
     "constexpr const_cast continue decltype default delete do double dynamic_cast else enum "

@@ -25,6 +25,7 @@ from tilus.kernels import quantized_matmul as q
 from tilus.lang import Tracer, trace
 from tilus.layout import local, spatial
 from tilus.runtime import host
+from tilus.target import HOST
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
@@ -67,7 +68,7 @@ def run(programs: list[tuple[Program, dict[str, Any]]]) -> None:
     """All as one library, each with its arguments, in both orders of threads."""
     text = ""
     for program, _ in programs:
-        source = codegen.generate(program)
+        source = codegen.generate(program, HOST)
         text += source.text + codegen.host_entry(program, source)
     library = host.build(text, *OPTIONS)
     for program, arguments in programs:

@@ -28,6 +28,7 @@ from tilus.kernels import quantized_matmul, streaming_read
 from tilus.lang import Tracer, trace
 from tilus.layout import spatial
 from tilus.names import LOCAL, TAKEN, check_name, prelude_words
+from tilus.target import HOST
 from tilus.text import from_text, to_text
 from tilus.verify import check_program
 
@@ -256,7 +257,7 @@ def test_no_name_in_a_text_is_more_than_a_word() -> None:
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.name)
 def test_what_instructions_call_their_own_cannot_be_a_name(program: Program) -> None:
     """A name that the text declares is one of the program's or one that no program may use."""
-    text = codegen.generate(program).text
+    text = codegen.generate(program, HOST).text
     tree = ast.walk(ast.parse(to_text(program)))
     own = {n.id for n in tree if isinstance(n, ast.Name)} | {p.name for p in program.parameters}
     words = set()
