@@ -4,7 +4,8 @@ A thread's registers of a tile are one string of bits, element i at bits n*i .. 
 cast to a 16-bit type takes two elements at a time, which must lie at the same place in opposite
 16-bit halves of words: elements i and i + `stride(n)` do, whatever n is. So a fast cast gives its
 result in another order of registers than it takes them, which costs nothing: the layout of the
-result says so.
+result says so. A row that needs a certain chip, because that converts by itself, gives the same
+numbers in the same order as the row for all chips.
 """
 
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from math import gcd
 
-from tilus.dtypes import DType, bf16, f16, f32
+from tilus.dtypes import DType, bf16, f16, f32, floating
 from tilus.layout import Layout, permute_registers
+from tilus.target import OLDEST, Target
 
 
 def stride(bits: int) -> int:
@@ -41,6 +43,7 @@ class FastCast:
     arguments: Arguments
     lift: str = ""
     lift_arguments: Arguments = lambda *_: ()
+    needs: tuple[str, ...] = (OLDEST.name,)
 
 
 def is_small_integer(t: DType) -> bool:
@@ -96,28 +99,43 @@ def lifted_pair(source: DType, target: DType, word: int) -> tuple[int, ...]:
     return (*pair_bits(source, word), lift_place(source))
 
 
+def one_of(*formats: tuple[int, int]) -> Callable[[DType], bool]:
+    """Whether a type is a float of one of these (exponent, mantissa) bits."""
+    types = [floating(*bits) for bits in formats]
+    return lambda t: t in types
+
+
 FAST = (
+    FastCast(one_of((4, 3), (5, 2)), f16, "converted_to_f16", pair, needs=("sm_89",)),
+    FastCast(
+        one_of((2, 1), (3, 2), (2, 3)), f16, "converted_to_f16", pair, needs=("sm_100a", "sm_120a")
+    ),
     FastCast(is_small_integer, f16, "integers_to_f16", shifted_pair, "lift_integers", lifted_pair),
     FastCast(fits_in_f16, f16, "floats_to_f16", pair, "lift_floats", pair),
     FastCast(is_small_float, f16, "floats_through_bf16", pair),
     FastCast(is_integer_below_byte, bf16, "integers_to_bf16", shifted_pair),
     FastCast(is_small_integer, bf16, "bytes_to_bf16", pair),
     FastCast(is_small_float, bf16, "floats_to_bf16", pair),
-)  # the first that accepts is taken
+)  # the first that accepts, and that the chip has, is taken
 
 PACKING = {f16: "f32_to_f16_pair", bf16: "f32_to_bf16_pair"}  # two float32 registers to one word
 
 
-def fast_row(source: DType, target: DType) -> FastCast | None:
-    """The row that casts `source` to `target`, if there is one."""
-    return next((row for row in FAST if row.target == target and row.accepts(source)), None)
+def fast_row(source: DType, target: DType, chip: Target = OLDEST) -> FastCast | None:
+    """The row that casts `source` to `target` on a chip, if there is one."""
+    for row in FAST:
+        if row.target == target and row.accepts(source) and any(map(chip.supports, row.needs)):
+            return row
+    return None
 
 
-def fast_cast(source: DType, target: DType, registers: int) -> FastCast | None:
+def fast_cast(
+    source: DType, target: DType, registers: int, chip: Target = OLDEST
+) -> FastCast | None:
     """The row that casts `registers` elements a thread; they must make pairs and whole words."""
     if registers % (2 * stride(source.bits)) or registers * source.bits % 32:
         return None
-    return fast_row(source, target)
+    return fast_row(source, target, chip)
 
 
 @cache

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tilus import codegen, config, debug
 from tilus.errors import TilusError
 from tilus.ir import Program
+from tilus.isa.base import TensorMap
 from tilus.runtime import host, nvrtc, prelude
 from tilus.runtime.nvrtc import Resources
 from tilus.target import DEFAULT, HOST
@@ -33,6 +34,7 @@ class Compiled:
     resources: Resources
     log: str
     seconds: float
+    maps: tuple[TensorMap, ...] = ()
 
 
 def compiler_versions() -> dict[str, str]:
@@ -65,6 +67,7 @@ def compile(program: Program, arch: str = DEFAULT) -> Compiled:
         resources=built.resources,
         log=built.log,
         seconds=built.seconds,
+        maps=source.maps,
     )
 
 

@@ -266,7 +266,7 @@ class DType:
         nan = np.isnan(numbers)
         if overflow != "cast":
             self._refuse_nan(nan)
-        rounded = np.where(nan, 0, np.rint(numbers)).astype(np.float64)
+        rounded = np.rint(np.where(nan, 0, numbers)).astype(np.float64)
         # float(max) of a 64-bit type is max + 1, which no integer array holds
         above, below = rounded >= float(self.max), rounded <= float(self.min)
         whole = np.where(above | below, 0, rounded)

@@ -8,15 +8,18 @@ same object until it goes on.
 """
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import inf, prod
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from tilus.dtypes import DType
 from tilus.errors import TilusError, asked_by
+from tilus.groups import check_clusters, check_groups, side_by_side
 from tilus.ir import (
     PLAIN,
     Break,
@@ -34,6 +37,7 @@ from tilus.ir import (
     Statement,
     Swizzle,
     Tensor,
+    ThreadGroup,
     Var,
     While,
     evaluate,
@@ -41,7 +45,8 @@ from tilus.ir import (
 from tilus.isa.base import Inst, Tile
 from tilus.limits import check_grid
 
-Arguments = dict[str, Any]  # a flat array in its carrier type for a pointer, an int for an integer
+# for a pointer a flat array in its carrier type, packed bytes below 8 bits; an int for an integer
+Arguments = dict[str, Any]
 
 
 def interpret(program: Program, arguments: Arguments, steps: float = inf) -> None:
@@ -53,16 +58,34 @@ def interpret(program: Program, arguments: Arguments, steps: float = inf) -> Non
     wanted = {p.name for p in program.parameters}
     if set(arguments) != wanted:
         raise TilusError(f"{program.name} takes {sorted(wanted)}, not {sorted(arguments)}")
+    check_groups(program)
     scalars = {name: int(v) for name, v in arguments.items() if not isinstance(v, np.ndarray)}
     pointers = {name: v for name, v in arguments.items() if isinstance(v, np.ndarray)}
     extents = [evaluate(extent, scalars) for extent in program.grid]
     check_grid(program.name, (extents[0], extents[1], extents[2]))
-    for z, y, x in itertools.product(*(range(n) for n in reversed(extents))):
-        env = {**scalars, "block_x": x, "block_y": y, "block_z": z}
-        block = RunningBlock(pointers, env, program.threads, steps)
-        for waiting in block.run(program.body):
+    check_clusters(program, extents)
+    budget = Steps(steps)
+    turns = (range(0, n, step) for n, step in zip(extents, program.cluster, strict=True))
+    for corner in itertools.product(*reversed(list(turns))):
+        cluster: list[RunningBlock] = []
+        for moved in itertools.product(*(range(n) for n in reversed(program.cluster))):
+            z, y, x = (a + b for a, b in zip(corner, moved, strict=True))
+            env = {**scalars, "block_x": x, "block_y": y, "block_z": z}
+            cluster.append(RunningBlock(pointers, env, program.threads, cluster, budget))
+        for waiting in together([block.whole(program.body) for block in cluster]):
             raise TilusError(f"{program.name} waits for ever: {waiting.what}")
-        steps = block.steps
+
+
+@dataclass
+class Steps:
+    """How many steps may still be made, by all blocks together."""
+
+    left: float
+
+    def count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise TilusError("the program made all the steps that it was given: give it more")
 
 
 class Waiting:
@@ -75,9 +98,27 @@ class Waiting:
 Waits = Iterator[Waiting]
 
 
+def together(parts: list[Waits]) -> Waits:
+    """Run all in turns, each until it has to wait; wait where none of them goes on."""
+    held: dict[Waits, Waiting | None] = dict.fromkeys(parts)
+    waiting: Waiting | None = None
+    while held:
+        now = {part: next(part, None) for part in held}
+        stuck = now == held
+        held = {part: what for part, what in now.items() if what is not None}
+        if stuck and held:
+            waiting = waiting or Waiting(", and ".join(w.what for w in held.values() if w))
+            yield waiting
+        else:
+            waiting = None
+
+
 @dataclass
 class Elements:
-    """A tensor in memory: a flat array and the offset of each index."""
+    """A tensor in memory: a flat array and the offset of each index.
+
+    Elements of less than a byte lie packed in an array of bytes, as `dtype.pack` does it.
+    """
 
     array: Tile
     dtype: DType
@@ -87,12 +128,32 @@ class Elements:
 
     def read(self, index: tuple[Tile, ...]) -> Tile:
         inside, offset = self._locate(index)
-        values = self.array[np.where(inside, offset, 0)]
+        values = self._held(np.where(inside, offset, 0))
         return np.where(inside, values, np.zeros((), values.dtype))
 
     def write(self, index: tuple[Tile, ...], values: Tile) -> None:
         inside, offset = self._locate(index)
-        self.array[offset[inside]] = np.broadcast_to(values, inside.shape)[inside]
+        self._hold(offset[inside], np.broadcast_to(values, inside.shape)[inside])
+
+    def _held(self, offset: Tile) -> Tile:
+        bits = self.dtype.bits
+        if bits >= 8:
+            return np.asarray(self.array[offset])
+        place = offset * bits
+        low, high = place // 8, np.minimum(place // 8 + 1, self.array.size - 1)
+        both = self.array[low] | self.array[high].astype(np.uint16) << 8
+        return np.asarray(both >> place % 8 & (1 << bits) - 1).astype(np.uint8)
+
+    def _hold(self, offset: Tile, values: Tile) -> None:
+        bits = self.dtype.bits
+        if bits >= 8:
+            self.array[offset] = values
+            return
+        for bit in range(bits):  # several elements may lie in one byte
+            place = offset * bits + bit
+            mask = np.uint8(1) << (place % 8).astype(np.uint8)
+            np.bitwise_and.at(self.array, place // 8, ~mask)
+            np.bitwise_or.at(self.array, place // 8, mask * (values >> bit & 1))
 
     def _locate(self, index: tuple[Tile, ...]) -> tuple[Tile, Tile]:
         inside = np.logical_and.reduce(
@@ -101,12 +162,19 @@ class Elements:
         offset: Any = sum(i * s for i, s in zip(index, self.strides, strict=True))
         if self.swizzle.bits:
             offset = self.swizzle(offset)
-        if inside.any() and offset[inside].max() >= self.array.size:
+        elements = (
+            self.array.size * 8 // self.dtype.bits if self.dtype.bits < 8 else self.array.size
+        )
+        if inside.any() and offset[inside].max() >= elements:
             raise TilusError(
                 f"index {offset[inside].max()} of a tensor of shape {self.shape} lies beyond the"
-                f" {self.array.size} elements behind its pointer"
+                f" {elements} elements behind its pointer"
             )
         return inside, offset
+
+
+class Ended(Exception):
+    """An `exit` on its way out of the block."""
 
 
 class Left(Exception):
@@ -120,22 +188,35 @@ class RunningBlock:
     pointers: dict[str, Tile]
     env: dict[str, int]
     threads: int
-    steps: float = inf  # that may still be made
+    cluster: list["RunningBlock"]
+    steps: "Steps"
+    meetings: int = 0  # of the cluster that it came to, and that it left
+    left: int = 0
     tiles: dict[str, Tile] = field(default_factory=dict)
     shared: dict[str, Tile] = field(default_factory=dict)
     groups: dict[str, list[list[Callable[[], None]]]] = field(default_factory=dict)
+    output: TextIO | None = None  # of what is printed; None is stdout
+
+    def whole(self, body: tuple[Statement, ...]) -> Waits:
+        """All that the block does, to its end or its `exit`."""
+        with suppress(Ended):
+            yield from self.run(body)
 
     def run(self, body: tuple[Statement, ...]) -> Waits:
-        for statement in body:
-            yield from self.step(statement)
+        for statement in side_by_side(body):
+            match statement:
+                case list(groups):
+                    yield from together([self.part(group) for group in groups])
+                case _:
+                    yield from self.step(statement)
 
-    def count(self) -> None:
-        self.steps -= 1
-        if self.steps < 0:
-            raise TilusError("the program made all the steps that it was given: give it more")
+    def part(self, group: ThreadGroup) -> Waits:
+        """A group of the block's threads, with asynchronous copies of its own."""
+        part = replace(self, threads=group.count, groups={})
+        yield from part.run(group.body)
 
     def step(self, statement: Statement) -> Waits:
-        self.count()
+        self.steps.count()
         match statement:
             case Do(instruction, out, where):
                 assert isinstance(instruction, Inst)
@@ -157,12 +238,12 @@ class RunningBlock:
         match statement:
             case For(var, start, stop, _, body):
                 for i in range(evaluate(start, self.env), evaluate(stop, self.env)):
-                    self.count()
+                    self.steps.count()
                     self.env[var.name] = i
                     yield from self.run(body)
             case While(condition, body):
                 while evaluate(condition, self.env):
-                    self.count()
+                    self.steps.count()
                     yield from self.run(body)
 
     def perform(self, inst: Inst, out: Tensor | Var | None) -> Waits:
@@ -225,9 +306,34 @@ class RunningBlock:
             for action in groups.pop(0):
                 action()
 
+    def meet(self) -> bool:
+        if self.meetings == self.left:
+            self.meetings += 1
+        if any(other.meetings < self.meetings for other in self.cluster):
+            return False
+        self.left = self.meetings
+        return True
+
+    def of_peer(self, rank: int, tensor: Shared) -> Elements:
+        if not 0 <= rank < len(self.cluster):
+            raise TilusError(f"block {rank} of a cluster of {len(self.cluster)}: count from 0")
+        if tensor.name not in self.cluster[rank].shared:
+            raise TilusError(f"block {rank} has no {tensor.name} yet: synchronize_cluster first")
+        return self.cluster[rank].memory(tensor)
+
     def pointer(self, name: str) -> Tile:
         return self.pointers[name]
 
+    @property
+    def index(self) -> tuple[int, int, int]:
+        return self.env["block_x"], self.env["block_y"], self.env["block_z"]
+
+    def print(self, text: str) -> None:
+        print(text, file=self.output or sys.stdout)
+
+    def exit(self) -> None:
+        raise Ended
+
     def allocate(self, dtype: DType, elements: int) -> Tile:
-        bytes = elements * np.dtype(dtype.carrier).itemsize
+        bytes = -(-elements * dtype.bits // 8)
         return np.frombuffer(bytearray(b"\xff" * bytes), dtype.carrier)

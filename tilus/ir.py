@@ -7,7 +7,7 @@
               | Register(name, dtype, layout)
     Statement = Do(instruction, out: Tensor | Var | None) | Let(var, value) | Set(var, value)
               | For(var, start, stop, unroll, body) | While(condition, body) | Break
-              | If(condition, then, otherwise)
+              | If(condition, then, otherwise) | ThreadGroup(first, count, body)
 
 Every node is a value: equal content is equal and hashes alike, so a program is data that can be
 printed, sent, hashed and compared. Tensors and variables are told apart by their names, which are
@@ -26,6 +26,7 @@ from tilus.errors import TilusError
 from tilus.layout import Layout
 
 GRID = ("block_x", "block_y", "block_z")
+ALONE = (1, 1, 1)  # a cluster of one block
 UNBOUNDED = 1 << 30  # the divisor of zero: everything divides it
 
 
@@ -365,13 +366,28 @@ class If:
     otherwise: tuple["Statement", ...] = ()
 
 
-Statement = Do | Let | Set | For | While | Break | If
+@dataclass(frozen=True)
+class ThreadGroup:
+    """`body` is for the threads first .. first + count - 1 alone, who count from 0 in there.
+
+    Groups that follow each other run at the same time. With `registers` each thread may use so many
+    from then on: what one group gives back another can take.
+    """
+
+    first: int
+    count: int
+    body: tuple["Statement", ...]
+    registers: int = 0
+
+
+Statement = Do | Let | Set | For | While | Break | If | ThreadGroup
 
 
 @dataclass(frozen=True)
 class Program:
     """What one block of `threads` threads does; `grid` is how many blocks there are.
 
+    So many neighbours as `cluster` says, along each dimension of the grid, run at the same time.
     So many registers may be used that `blocks_per_sm` blocks fit onto a multiprocessor.
     """
 
@@ -381,6 +397,7 @@ class Program:
     threads: int
     body: tuple[Statement, ...]
     blocks_per_sm: int = 1
+    cluster: tuple[int, int, int] = ALONE
 
     @property
     def facts(self) -> dict[str, int]:
@@ -399,7 +416,7 @@ def walk(body: tuple[Statement, ...]) -> Iterator[Statement]:
 def inner_bodies(statement: Statement) -> tuple[tuple[Statement, ...], ...]:
     """The bodies that `statement` holds."""
     match statement:
-        case For() | While():
+        case For() | While() | ThreadGroup():
             return (statement.body,)
         case If():
             return (statement.then, statement.otherwise)

@@ -19,6 +19,7 @@ from typing import Any
 
 from tilus.errors import TilusError
 from tilus.ir import (
+    ALONE,
     GRID,
     Break,
     Do,
@@ -34,6 +35,7 @@ from tilus.ir import (
     Shared,
     Statement,
     Tensor,
+    ThreadGroup,
     Var,
     While,
 )
@@ -49,8 +51,9 @@ PREFIX: dict[type, str] = {Register: "r", Shared: "s", Global: "g", Var: "v"}
 class Tracer:
     """The program so far. Statements are added where the last `range`, `when` or `loop` is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, cluster: tuple[int, int, int] = ALONE) -> None:
         self.blocks = tuple(Var(name) for name in GRID)
+        self.cluster = cluster
         self._bodies: list[list[Statement]] = [[]]
         self._counts: dict[str, int] = {}
 
@@ -60,6 +63,12 @@ class Tracer:
         if name not in ISA:
             raise TilusError(f"no instruction {name!r}: there are {', '.join([*ISA, *OPS])}")
         return lambda *args, **kwargs: self.perform(ISA[name](*args, **kwargs))
+
+    @property
+    def rank(self) -> Scalar:
+        """The number of this block in its cluster."""
+        x, y, z = (block % extent for block, extent in zip(self.blocks, self.cluster, strict=True))
+        return x + (y + z * self.cluster[1]) * self.cluster[0]
 
     def perform(self, inst: Inst) -> Any:
         """Add an instruction; gives what it returns, named."""
@@ -107,6 +116,16 @@ class Tracer:
         self._add(If(condition, tuple(body)))
 
     @contextmanager
+    def group(self, first: int, count: int, registers: int = 0) -> Iterator[None]:
+        """For the threads first .. first + count - 1 alone, who count from 0 in there.
+
+        Groups that follow each other run at the same time. Each thread may use so many `registers`.
+        """
+        with self._collected() as body:
+            yield
+        self._add(ThreadGroup(first, count, tuple(body), registers))
+
+    @contextmanager
     def otherwise(self) -> Iterator[None]:
         """Where the condition of the `when` just before did not hold."""
         last = self._bodies[-1].pop() if self._bodies[-1] else None
@@ -143,19 +162,22 @@ def trace(
     grid: Callable[..., Grid],
     threads: int,
     blocks_per_sm: int = 1,
+    cluster: tuple[int, int, int] = ALONE,
 ) -> Program:
     """The program that `kernel` writes when it is called with a tracer and its parameters.
 
     An error that it meets ends with the line of the kernel that asked.
     """
     arguments = [Var(p.name) for p in parameters]
-    tracer = Tracer()
+    tracer = Tracer(cluster)
     try:
         kernel(tracer, *arguments)
     except TilusError as wrong:
         mark(wrong)
         raise
     body = tracer.finish()
-    program = Program(name, tuple(parameters), grid(*arguments), threads, body, blocks_per_sm)
+    program = Program(
+        name, tuple(parameters), grid(*arguments), threads, body, blocks_per_sm, cluster
+    )
     check_names(program)
     return program

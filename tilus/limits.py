@@ -28,6 +28,7 @@ NESTING = Limit(
 )
 STATEMENTS = Limit(1 << 12, "statements", "each takes time to check: write loops")
 NAME = Limit(64, "characters in a name", "compilers cut longer ones: take a shorter one")
+STRING = Limit(256, "characters of a string", "it stands in generated text: say less")
 INTEGER = Limit((1 << 32) - 1, "as a number", "scalars have 32 bits")
 SMALLEST = -(1 << 31)  # number that is written in a program
 RANK = Limit(8, "dimensions", "each access computes all of them: join some")

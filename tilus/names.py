@@ -15,7 +15,10 @@ from tilus.limits import NAME, require
 from tilus.runtime import prelude
 
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-LOCAL = re.compile(r"thread|shared|lane|warp|piece|(i|from|to)\d+")  # what instructions call their own
+# what instructions call their own
+LOCAL = re.compile(
+    r"thread|shared|lane|warp|piece|first|there|shown|parts|b|(i|from|to|part|map)\d+"
+)
 C_WORDS = (
     "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const "
     "constexpr const_cast continue decltype default delete do double dynamic_cast else enum "
@@ -24,17 +27,20 @@ C_WORDS = (
     "reinterpret_cast requires restrict return short signed sizeof static static_assert "
     "static_cast struct switch template this thread_local throw true try typedef typeid "
     "typename typeof union unsigned using virtual void volatile wchar_t while xor xor_eq NULL "
-    "blockDim blockIdx gridDim threadIdx warpSize main printf assert errno stdin stdout stderr "
+    "blockDim blockIdx gridDim Descriptor threadIdx warpSize main printf assert errno stdin stdout stderr "
 )
 TAKEN = frozenset(C_WORDS.split()) | {t.name for t in ALL} | set(GRID)
 
 
 @cache
 def prelude_words() -> frozenset[str]:
-    """What the preludes define or call: functions, macros, types, constants."""
+    """What the preludes define or call: functions, macros, types, constants.
+
+    (A variable of theirs may be hidden: generated text reads none.)
+    """
     text = prelude.text_of(prelude.CUDA) + prelude.text_of(prelude.HOST)
     called = re.findall(r"\b([A-Za-z_]\w*)[(<]", text)
-    defined = re.findall(r"\b(?:define|struct|using|typename|static \w+) +([A-Za-z_]\w*)", text)
+    defined = re.findall(r"\b(?:define|struct|using|typename) +([A-Za-z_]\w*)", text)
     constants = re.findall(r"\b([A-Z][A-Z0-9_]+)\b", text)
     return frozenset(called + defined + constants)
 

@@ -19,11 +19,11 @@ from tilus.limits import (
     RANK,
     REGISTERS,
     SMALLEST,
+    STRING,
     SWIZZLE,
     THREADS,
     require,
 )
-from tilus.names import check_word
 
 Node = TypeVar("Node")
 
@@ -103,12 +103,19 @@ def check_value(value: Any, where: str) -> None:
         case int():
             check_at_least(SMALLEST, value, where)
             require(INTEGER, value, where)
-        case float() if not math.isfinite(value):
-            raise TilusError(f"{where} is {value}: want a finite number")
-        case str() if value:  # no word is a choice too
-            check_word(value, where)
+        case float() if math.isnan(value):
+            raise TilusError(f"{where} is {value}: want a number")
+        case str():
+            check_plain(value, where)
         case Layout():
             check_layout(value)
+
+
+def check_plain(text: str, where: str) -> None:
+    """What a C string holds as it is; what else a field may say its instruction knows."""
+    require(STRING, len(text), where)
+    if not (text.isascii() and text.isprintable()) or set(text) & set('"\\'):
+        raise TilusError(f"{where}: {text!r}: want printable ASCII without quotes and \\")
 
 
 def check_operation(op: str, b: Any) -> None:

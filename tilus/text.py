@@ -12,12 +12,14 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from types import NoneType
 from typing import Any, TypeVar
 
 from tilus.dtypes import DType, dtype
 from tilus.errors import TilusError
 from tilus.ir import (
+    ALONE,
     GRID,
     Binary,
     Break,
@@ -35,6 +37,7 @@ from tilus.ir import (
     Statement,
     Swizzle,
     Tensor,
+    ThreadGroup,
     Var,
     While,
 )
@@ -53,9 +56,10 @@ DEEPEST = Limit(2 * NESTING.most + 12, *NESTING[1:])  # statements, then the val
 def to_text(program: Program) -> str:
     """The canonical text."""
     parameters = ", ".join(parameter_text(p) for p in program.parameters)
+    cluster = "" if program.cluster == ALONE else f", cluster={program.cluster}"
     lines = [
         f"@program(grid={value_text(program.grid)}, threads={program.threads},"
-        f" blocks_per_sm={program.blocks_per_sm})",
+        f" blocks_per_sm={program.blocks_per_sm}{cluster})",
         f"def {program.name}({parameters}):",
         *body_text(program.body, 1),
     ]
@@ -99,6 +103,9 @@ def statement_text(statement: Statement, depth: int) -> list[str]:
             if otherwise:
                 lines += [f"{pad}else:", *body_text(otherwise, depth + 1)]
             return lines
+        case ThreadGroup(first, count, body, registers):
+            head = f"with group({first}, {count}, {registers}):"
+            return [pad + head, *body_text(body, depth + 1)]
         case Break():
             return [f"{pad}break"]
 
@@ -119,6 +126,8 @@ def value_text(value: Any) -> str:
             return f"({inner},)" if len(value) == 1 else f"({inner})"
         case Expr() | DType() | Layout():
             return str(value)
+        case float() if abs(value) == inf:
+            return "1e999" if value > 0 else "-1e999"  # a literal that Python reads as infinity
     return repr(value)
 
 
@@ -158,6 +167,7 @@ BINARY: dict[type[ast.AST], str] = {
 
 
 Node = TypeVar("Node")
+KEYWORDS = ["grid", "threads", "blocks_per_sm"]
 HEAD = "want @program(grid=(x, y, z), threads=n, blocks_per_sm=b)"
 
 
@@ -182,12 +192,12 @@ class Reader:
             case _:
                 raise self.wrong(function, HEAD)
         self.names |= {p.name: Var(p.name) for p in parameters}
-        if [k.arg for k in given] != ["grid", "threads", "blocks_per_sm"]:
+        if [k.arg for k in given] not in (KEYWORDS, [*KEYWORDS, "cluster"]):
             raise self.wrong(function, HEAD)
-        grid, threads, blocks = (self.value(k.value) for k in given)
+        grid, threads, *more = (self.value(k.value) for k in given)
         body = self.body(function.body)
         return self.made(
-            function, lambda: Program(function.name, parameters, grid, threads, body, blocks)
+            function, lambda: Program(function.name, parameters, grid, threads, body, *more)
         )
 
     def parameter(self, argument: ast.arg) -> Parameter:
@@ -227,6 +237,13 @@ class Reader:
             case ast.If(test, inner, other):
                 condition, body, otherwise = self.value(test), self.body(inner), self.body(other)
                 return self.made(node, lambda: If(condition, body, otherwise))
+            case ast.With(
+                [ast.withitem(ast.Call(func=ast.Name("group"), args=[a, b, c], keywords=[]), None)],
+                inner,
+            ):
+                first, count, registers = self.value(a), self.value(b), self.value(c)
+                body = self.body(inner)
+                return self.made(node, lambda: ThreadGroup(first, count, body, registers))
             case ast.Break():
                 return Break()
         raise self.wrong(node, "not a statement of a program")

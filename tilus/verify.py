@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 from tilus.errors import TilusError, asked_by
+from tilus.groups import check_groups
 from tilus.ir import (
     GRID,
     Binary,
@@ -60,6 +61,8 @@ def check_program(program: Program) -> None:
         raise TilusError(
             f"{program.name} has {program.threads} threads: want whole warps of {WARP}"
         )
+    for blocks in program.cluster:
+        check_at_least(1, blocks, f"{program.name}: cluster")
     walker = Walker()
     scope: dict[str, Meaning] = dict.fromkeys(GRID, CONSTANT)
     for parameter in program.parameters:
@@ -74,6 +77,7 @@ def check_program(program: Program) -> None:
         if not variables(extent) <= {p.name for p in program.parameters}:
             raise TilusError(f"{program.name}: the grid {extent} reads more than parameters")
     walker.check_body(program.body, scope, loops=0, depth=1)
+    check_groups(program)
 
 
 @dataclass
@@ -145,7 +149,8 @@ class Walker:
             raise TilusError(f"{inst.name} returns {shown(made)}, not {shown(out)}")
         match out:
             case Shared(name, dtype, shape):
-                self.shared_bytes += prod(shape) * dtype.bits // 8
+                views = any(isinstance(t, Shared) for t in inst.operands)
+                self.shared_bytes += 0 if views else -(-prod(shape) * dtype.bits // 8)
                 require(SHARED, self.shared_bytes, name)
         match out:
             case Tensor(name):

@@ -15,6 +15,7 @@ from services.executors.base import (
     group_refusal,
 )
 from services.messages import KernelSpec, Workload
+from tilus import codegen
 from tilus.kernels import LIBRARY
 from tilus.target import specific
 
@@ -43,7 +44,7 @@ def refusal(workload: Workload) -> str | None:
 
 
 def candidates(workload: Workload, arch: str) -> list[KernelSpec]:
-    """The library's schedules for this kind of problem, in its order, with all that the chip has."""
+    """The library's schedules for such a problem, in its order, with all that the chip has."""
     chip = specific(arch)
     return [
         KernelSpec(
@@ -115,7 +116,7 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
     import numpy as np
     import torch
 
-    from tilus.runtime.launcher import LoadedKernel
+    from tilus.runtime.launcher import LoadedKernel, tensor_map
 
     if spec is None or built is None or problem.codes is None or problem.scales is None:
         raise ExecutorError(f"{name} needs a compiled kernel and a quantised weight")
@@ -131,9 +132,15 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
     groups = [problem.scales.data_ptr()]
     if problem.zeros is not None:
         groups.append(problem.zeros.data_ptr())
-    blocks = launch_size.grid[0]
-    sizes = tuple(np.int32(size) for size in (shape.m, shape.n, shape.k, blocks))
+    sizes = {"m": shape.m, "n": shape.n, "k": shape.k, "blocks": launch_size.grid[0]}
+    numbers = tuple(map(np.int32, sizes.values()))
     kernel = LoadedKernel(*built.load())
+    maps = [codegen.map_of(m, sizes) for m in codegen.generate(_program(spec), spec.arch).maps]
+    # the only tensor that the copy engine is given a map of
+    of_a = [
+        [tensor_map(a.data_ptr(), m.bytes, m.shape, m.strides, m.box, m.swizzle) for m in maps]
+        for a in problem.activations
+    ]
 
     def launch(slot: int) -> None:
         kernel(
@@ -145,7 +152,8 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
             problem.outputs[slot].data_ptr(),
             workspace.data_ptr(),
             counters.data_ptr(),
-            *sizes,
+            *numbers,
+            *of_a[slot],
         )
 
     return launch

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tilus.codegen import grid_of
+from tilus.codegen import grid_of, map_of
 from tilus.compiler import Compiled, compile
 from tilus.ir import Program
 from tilus.target import ARCHITECTURES
@@ -28,7 +28,7 @@ def run_on_gpu(program: Program, arguments: dict[str, Any]) -> None:
     """Launch `program`; arrays are copied there and back."""
     import torch
 
-    from tilus.runtime.launcher import LoadedKernel
+    from tilus.runtime.launcher import LoadedKernel, tensor_map
 
     made = compiled(program, architecture())
     kernel = LoadedKernel(made.cubin, made.entry, made.threads, made.shared_bytes)
@@ -41,6 +41,9 @@ def run_on_gpu(program: Program, arguments: dict[str, Any]) -> None:
         there[p.name].data_ptr() if p.name in there else np.int32(arguments[p.name])
         for p in program.parameters
     ]
+    for known in (map_of(m, arguments) for m in made.maps):
+        numbers = (known.bytes, known.shape, known.strides, known.box, known.swizzle)
+        given.append(tensor_map(there[known.pointer].data_ptr(), *numbers))
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     kernel(stream.cuda_stream, grid_of(program, arguments), *given)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.gpu.device import architecture, run_on_gpu
-from tests.tilus.test_hopper import PROTOCOLS
+from tests.tilus.protocols import PROTOCOLS
 from tilus.target import target
 
 

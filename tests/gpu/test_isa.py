@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.gpu.device import architecture, run_on_gpu
-from tests.tilus.test_isa import CASES, ROUNDING, SAMPLES, copied, rounds, same_numbers
+from tests.tilus.test_isa import CASES, SAMPLES, copied, rounds, same_numbers, tolerance
 from tilus.codegen import generate
 from tilus.errors import TilusError
 from tilus.interp import interpret
@@ -25,7 +25,6 @@ def test_gpu_agrees_with_run(name: str) -> None:
     out = sample.result()
     for array in case.names:
         if array.startswith("out0_") and isinstance(out, Register) and rounds(out.dtype):
-            tolerance = ROUNDING.get(vars(sample).get("op", ""), 0)
-            same_numbers(out.dtype, got[array], want[array], tolerance)
+            same_numbers(out.dtype, got[array], want[array], tolerance(sample, out.dtype))
         else:
             np.testing.assert_array_equal(got[array], want[array], err_msg=array)

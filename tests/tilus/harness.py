@@ -1,6 +1,6 @@
 """One instruction alone in a kernel: bring its operands, perform it, bring out what it changed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from tilus.ir import (
     Var,
 )
 from tilus.isa import Inst
+from tilus.isa.addressing import bytes_of
 from tilus.isa.registers import to_bits
 from tilus.lang import Tracer
 from tilus.layout import Layout, local, spatial
@@ -56,20 +57,21 @@ def case_of(inst: Inst, rng: np.random.Generator) -> Case:
         arguments[name] = array
         return Var(name)
 
+    mixed = len({tensor.dtype for tensor in inst.operands}) > 1
     for k, tensor in enumerate(dict.fromkeys(inst.operands)):
         match tensor:
             case Register():
-                bring_register(t, tensor, pointer(f"in{k}_", u8, held_bytes(tensor, rng)))
+                bring_register(t, tensor, pointer(f"in{k}_", u8, held_bytes(tensor, mixed, rng)))
             case Shared(dtype=dtype) if dtype == u64:
                 rename(t, t.allocate_barriers(*tensor.shape), tensor)
                 t.init_barriers(tensor, 3)
             case Shared():
-                array = random_values(tensor.dtype, int(np.prod(tensor.shape)), rng)
+                array = stored(tensor.dtype, int(np.prod(tensor.shape)), rng)
                 bring_shared(t, tensor, pointer(f"in{k}_", tensor.dtype, array))
                 dumped.append(tensor)
             case Global():
                 dtype = tensor.dtype
-                array = random_values(dtype, SPACE, rng)
+                array = stored(dtype, SPACE, rng)
                 source = pointer(tensor.pointer + "_", dtype, array)
                 view = type(tensor)("", dtype, tensor.shape, tensor.strides, source.name)
                 inst = with_operand(inst, tensor, name_global(t, view, source))
@@ -78,12 +80,14 @@ def case_of(inst: Inst, rng: np.random.Generator) -> Case:
     for awaited in inst.completion():
         t.perform(awaited)
     t.synchronize()
+    if isinstance(out, Shared):
+        dumped.append(out)
     for k, tensor in enumerate([out, *inst.operands]):
         if isinstance(tensor, Register):
             array = np.zeros(tensor.layout.threads * -(-tensor.bits_held // 8), np.uint8)
             take_register(t, tensor, pointer(f"out{k}_", u8, array))
     for k, shared in enumerate(dumped):
-        array = np.zeros(int(np.prod(shared.shape)), shared.dtype.carrier)
+        array = np.zeros(bytes_of(shared), np.uint8).view(shared.dtype.carrier)
         take_shared(t, shared, pointer(f"dump{k}_", shared.dtype, array))
     if isinstance(out, Var):
         array = np.zeros(4, np.int32)
@@ -102,14 +106,26 @@ def name_global(t: Tracer, view: Global, source: Var) -> Global:
     return named
 
 
-def random_values(dtype: DType, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Small numbers: sums and products of them stay finite and nearly exact."""
-    if dtype.kind == "float" and dtype.bits > 8:
+def random_values(
+    dtype: DType, count: int, rng: np.random.Generator, mixed: bool = False
+) -> np.ndarray:
+    """Small numbers: sums and products of them stay finite and nearly exact.
+
+    Floats of up to 8 bits are all codes, unless they are `mixed` with numbers of other types.
+    """
+    if dtype.kind == "float" and (dtype.bits > 8 or mixed):
         return dtype.carry(rng.integers(-8, 9, count) / 4)
     if dtype.bits <= 8:  # all codes, as far as there is room
         return rng.permutation(np.arange(count) % (1 << dtype.bits)).astype(dtype.carrier)
-    codes = rng.integers(0, 1 << min(dtype.bits, 20), count)
-    return dtype.carry(codes)
+    sizes = rng.integers(0, 1 << dtype.bits, count) >> rng.integers(0, dtype.bits, count)
+    signs = rng.choice([1, -1] if dtype.kind == "int" else [1], count)
+    return (sizes * signs).astype(dtype.carrier)  # of every order of magnitude
+
+
+def stored(dtype: DType, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Random values as they lie in memory."""
+    values = random_values(dtype, count, rng)
+    return dtype.pack(values) if dtype.bits < 8 else values
 
 
 def byte_layout(tensor: Register) -> Layout:
@@ -118,10 +134,10 @@ def byte_layout(tensor: Register) -> Layout:
     return spatial(tensor.layout.threads, 1) * local(1, tensor.bits_held // 8)
 
 
-def held_bytes(tensor: Register, rng: np.random.Generator) -> np.ndarray:
+def held_bytes(tensor: Register, mixed: bool, rng: np.random.Generator) -> np.ndarray:
     """The bytes that each thread holds of a random tile; copies of an element agree."""
     count = int(np.prod(tensor.shape))
-    tile = random_values(tensor.dtype, count, rng).reshape(tensor.shape)
+    tile = random_values(tensor.dtype, count, rng, mixed).reshape(tensor.shape)
     bits = to_bits(tile, tensor.dtype, tensor.layout)
     return np.packbits(bits, axis=1, bitorder="little").ravel()
 
@@ -147,11 +163,20 @@ def rename(t: Tracer, old: Tensor, new: Tensor) -> None:
 def bring_shared(t: Tracer, tensor: Shared, source: Var) -> None:
     held = t.allocate_shared(tensor.dtype, tensor.shape, tensor.swizzle)
     rename(t, held, tensor)
-    count = int(np.prod(tensor.shape))
+    flat, whole = one_by_one(t, tensor)
+    (count,) = flat.shape
     for k in t.range(0, count):  # one element at a time: no layout to trust
-        value = t.load_global(t.view_global(source, tensor.dtype, (count,), (1,)), (k,), local(1))
-        t.store_shared(tensor, value, unraveled(k, tensor.shape))
+        value = t.load_global(t.view_global(source, flat.dtype, (count,), (1,)), (k,), local(1))
+        t.store_shared(whole, value, unraveled(k, whole.shape))
     t.synchronize()
+
+
+def one_by_one(t: Tracer, tensor: Shared) -> tuple[Shared, Shared]:
+    """The tensor as one that threads can write element by element, and that in a row."""
+    if tensor.dtype.bits >= 8:
+        return replace(tensor, shape=(int(np.prod(tensor.shape)),)), tensor
+    bytes = t.view_shared(tensor, u8, (bytes_of(tensor),))
+    return bytes, bytes
 
 
 def take_register(t: Tracer, tensor: Register, target: Var) -> None:
@@ -161,10 +186,11 @@ def take_register(t: Tracer, tensor: Register, target: Var) -> None:
 
 
 def take_shared(t: Tracer, tensor: Shared, target: Var) -> None:
-    count = int(np.prod(tensor.shape))
+    flat, whole = one_by_one(t, tensor)
+    (count,) = flat.shape
     for k in t.range(0, count):
-        value = t.load_shared(tensor, unraveled(k, tensor.shape), local(1))
-        t.store_global(t.view_global(target, tensor.dtype, (count,), (1,)), value, (k,))
+        value = t.load_shared(whole, unraveled(k, whole.shape), local(1))
+        t.store_global(t.view_global(target, flat.dtype, (count,), (1,)), value, (k,))
 
 
 def unraveled(k: Scalar, shape: tuple[int, ...]) -> tuple[Scalar, ...]:

@@ -31,19 +31,31 @@ class Bug(NamedTuple):
 DTYPES = "tilus/dtypes.py"
 LAYOUT = "tilus/layout.py"
 BITS, CASTS = "tilus/prelude/common/bits.cuh", "tilus/casts.py"
-ADDRESSING, MEMORY = "tilus/isa/addressing.py", "tilus/isa/memory.py"
+ADDRESSING = "tilus/isa/addressing.py"
+ELEMENTWISE, REDUCTION = "tilus/isa/elementwise.py", "tilus/isa/reduction.py"
+DEBUGGING = "tilus/isa/debugging.py"
+ACCESS = "tilus/isa/access.py"
+ARITHMETIC = "tilus/prelude/common/arithmetic.cuh"
 MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/quantized_matmul.py"
 SHARED, DRAWING = "tilus/shared_layout.py", "tilus/inspect/drawing.py"
 WHERE, OCCUPANCY = "tilus/where.py", "tilus/occupancy.py"
 ISA = ("tests/tilus/test_isa.py",)
+LANGUAGE = ("tests/tilus/test_language.py",)
+CAST_TESTS = ("tests/tilus/test_casts.py",)
 MATMUL = ("tests/tilus/test_quantized_matmul.py",)
 BARRIERS, HOST_HOPPER = "tilus/isa/barriers.py", "tilus/prelude/host/hopper.cuh"
 HOPPER = ("tests/tilus/test_hopper.py",)
 DEBUG = ("tests/tilus/test_debug.py",)
 INSPECT = ("tests/tilus/test_inspect.py",)
 VERIFY, NODES, NAMES = "tilus/verify.py", "tilus/nodes.py", "tilus/names.py"
-CODEGEN, WATCHING = "tilus/codegen/__init__.py", "tilus/prelude/host/watch.cuh"
+WATCHING = "tilus/prelude/host/watch.cuh"
 HOSTILE, WATCH = ("tests/tilus/test_hostile.py",), ("tests/tilus/test_watch.py",)
+TENSORS, LAUNCHER = "tilus/isa/tensor_copies.py", "tilus/runtime/launcher.py"
+TENSOR_TESTS = ("tests/tilus/test_tensor_copies.py",)
+LANG, HOST = "tilus/lang.py", "tilus/prelude/host/tilus.cuh"
+TARGETS = ("tests/tilus/test_targets.py",)
+CLUSTERS = "tilus/isa/clusters.py"
+GROUPS, CODEGEN = "tilus/groups.py", "tilus/codegen/__init__.py"
 
 # fmt: off
 BUGS = [
@@ -77,11 +89,11 @@ BUGS = [
         "minus NaN cast to the smallest value"),
     Bug(DTYPES, '1 + (1 << self.mantissa >> 1)', "1",
         "NaN written as a signalling one"),
-    Bug(DTYPES, "np.rint(numbers)).astype", "np.trunc(numbers)).astype",
+    Bug(DTYPES, "np.rint(np.where(nan", "np.trunc(np.where(nan",
         "integers truncated"),
     Bug(DTYPES, "rounded >= float(self.max)", "rounded > float(self.max)",
         "2^64 wraps to 0"),
-    Bug(DTYPES, "np.where(nan, 0, np.rint(numbers))", "np.where(nan, 1, np.rint(numbers))",
+    Bug(DTYPES, "np.where(nan, 0, numbers)", "np.where(nan, 1, numbers)",
         "NaN cast to an integer is not 0"),
     Bug(DTYPES, "max(self.min, bounds.min)", "bounds.min",
         "negative integers wrap into unsigned ones"),
@@ -183,22 +195,81 @@ BUGS = [
         "signed integers read as unsigned", ISA),
     Bug(BITS, "both(f16_power_of_two(15 - P::bias))", "both(f16_power_of_two(14 - P::bias))",
         "a float cast off by a factor of 2", ISA),
+    Bug(BITS, "(1u << (22 - M)) - 1 + (moved", "(1u << (22 - M)) + (moved",
+        "ties rounded up", CAST_TESTS),
+    Bug(BITS, "(uint32_t)(128 - bias) << 23)", "(uint32_t)(127 - bias) << 23)",
+        "the largest subnormals encoded as normals", CAST_TESTS),
+    Bug(BITS, "(code > largest ? beyond : code)", "(code >= largest ? beyond : code)",
+        "the largest value of e5m2 is infinite", CAST_TESTS),
+    Bug(BITS, "return S == NONE ? nan : nan | sign;", "return nan | sign;",
+        "minus NaN becomes the smallest value", CAST_TESTS),
+    Bug(BITS, "(value & 0xFF ? 0x100u : 0u)", "0u",
+        "integers rounded twice", CAST_TESTS),
+    Bug(BITS, "value > most ? most : value < -most - 1", "value < -most - 1",
+        "integers wrap in a narrower signed type", CAST_TESTS),
+    Bug(BITS, "return value < 0 ? 0 : bits((unsigned)value)", "return bits((unsigned)value)",
+        "negative integers are the largest unsigned ones", CAST_TESTS),
+    Bug(BITS, "(value >> (32 - shift) & rest)", "(value & rest)",
+        "the part of an element in the next word is its low one", CAST_TESTS),
     Bug(CASTS, "return 16 // gcd(bits, 16)", "return 8 // gcd(bits, 8)",
         "pairs in the same half", ISA),
     Bug(CASTS, "(0, 2, 1))", "(0, 1, 2))", "a fast cast's result in the order it came", ISA),
     Bug(CASTS, "return at // 8 * 8 if at % 8", "return at // 8 * 4 if at % 8",
         "fields moved half as far as they must", ISA),
+    Bug(REDUCTION, "min(size, max(1, WARP // weight))", "size",
+        "shuffles between warps", ISA),
+    Bug(REDUCTION, "weight << bit for bit in range(size.bit_length() - 1)",
+        "weight << bit for bit in range(size.bit_length() - 2)", "half of the lanes left out", ISA),
+    Bug(REDUCTION, "cu.expr(thread - own)", "cu.expr(thread)", "sums of the wrong warps", ISA),
+    Bug(REDUCTION, '            cu.line(f"part{i} = {value};")\n    Synchronize().cuda(cu, None)',
+        '            cu.line(f"part{i} = {value};")', "no barrier before the scratch is used again",
+        ("tests/tilus/test_language.py",)),
+    Bug(ELEMENTWISE, '"{} >= {}"', '"{} > {}"', "equal numbers are not greater or equal", ISA),
+    Bug(ARITHMETIC, "return b == -1 ? 0 : a % b;", "return a % b + (a % b < 0 ? b : 0);",
+        "the remainder has the sign of the divisor", ISA),
+    Bug(ARITHMETIC, "by < 32 ? a << by : 0", "a << by % 32", "shifts wrap around", ISA),
     Bug(ADDRESSING, "sorted(checked)]\n    return \" && \".join(tests) or \"true\"",
         "sorted(checked)]\n    return \"true\"", "no mask", ISA),
     Bug(ADDRESSING, "if last in checked else of", "if last in checked and False else of",
         "an access wider than the row is long", ISA),
-    Bug(MEMORY, 'once = "" if replica == 0 else f" && {cu.expr(replica)} == 0"',
+    Bug(ACCESS, 'once = "" if replica == 0 else f" && {cu.expr(replica)} == 0"',
         'once = " && thread % 2 == 0"',
         "half of the elements are not stored", ISA),
-    Bug(MEMORY, "lane)}, warp = {cu.expr(warp)}", "lane)}, warp = {cu.expr(lane)}",
+    Bug("tilus/isa/matrices.py", "lane)}, warp = {cu.expr(warp)}", "lane)}, warp = {cu.expr(lane)}",
         "load_matrix forgets the warp", MATMUL),
     Bug(MATMUL_ISA, "column_local(2, 2) * spatial(8, 4) * local(1, 2)",
         "local(2, 2) * spatial(8, 4) * local(1, 2)", "A's fragment row by row", ISA),
+    Bug(MATMUL_ISA, "column_local(2, 2) * spatial(8, 4) * local(1, 4)",
+        "local(2, 2) * spatial(8, 4) * local(1, 4)", "A's fragment of bytes row by row", ISA),
+    Bug(MATMUL_ISA, "local(2, 1) * column_spatial(4, 8) * local(4, 1)",
+        "column_spatial(4, 8) * local(8, 1)", "B's fragment of bytes without halves", ISA),
+    Bug(MATMUL_ISA, '"mma_m16n8k32_u8_s8"', '"mma_m16n8k32_s8_u8"', "signs exchanged", ISA),
+    Bug(MATMUL_ISA, '"mma_m16n8k32_e5m2_e5m2", "sm_89"', '"mma_m16n8k32_e5m2_e5m2"',
+        "8-bit floats multiplied on sm_80", ISA),
+    Bug(MATMUL_ISA, "c_first * out.dtype.bits // 32", "c_first",
+        "sums of 16 bits counted as words", ISA),
+    Bug("tilus/isa/matrices.py", 'MATRIX) else "_transposed"', 'MATRIX) else ""',
+        "columns loaded as rows", ISA),
+    Bug(DEBUGGING, "place = place * n + i", "place = place + i",
+        "elements printed over each other", LANGUAGE),
+    Bug(DEBUGGING, 'cu.line("return;")', 'cu.line("{}")', "exit goes on", LANGUAGE),
+    Bug("tilus/prelude/host/tilus.cuh", "if (condition) return;", "return;",
+        "no assertion fails on the host", LANGUAGE),
+    Bug(BITS, "return value != 0;", "return value > 0;", "negative numbers are false", CAST_TESTS),
+    Bug("tilus/isa/shuffles.py", "lane + by < WARP", "lane + by <= WARP",
+        "the last lane wraps", ISA),
+    Bug("tilus/isa/synchronization.py", '"max": AtomicOp(max,', '"max": AtomicOp(min,',
+        "the larger is the smaller", ISA),
+    Bug(ACCESS, "size * piece)\n                target", "size)\n                target",
+        "all pieces of a group from one place", ISA),
+    Bug(ACCESS, "    if rest:\n        return Group(1, 0, 0)\n", "",
+        "parts of bytes moved as bytes", ISA),
+    Bug(ADDRESSING, "{bit_offset(tensor, index, cu)} / 8", "{bit_offset(tensor, index, cu)}",
+        "bits counted as bytes", ISA),
+    Bug(BITS, "if (shift + BITS > 8) value |=", "value |=",
+        "a bit field takes the next byte in where it ends in this one", ISA),
+    Bug("tilus/interp.py", "place // 8, ~mask)", "place // 8, mask)",
+        "the interpreter keeps old bits", ISA),
     Bug(KERNEL, "t.wait_group(plan.stages - 2)", "t.wait_group(plan.stages - 1)",
         "a step is used before it has arrived", MATMUL),
     Bug(KERNEL, "t.synchronize()\n            with t.when(u", "with t.when(u",
@@ -286,6 +357,39 @@ BUGS = [
         "takes = tuple(OPTIONS)", "options that mean nothing are taken", INSPECT),
     Bug("tilus/errors.py", "wrong.place or place(line, code)", "place(line, code)",
         "the outermost place is told", ("tests/tilus/test_where.py",)),
+    Bug(GROUPS, "a.first < b.first + b.count and", "a.first <= b.first + b.count and",
+        "neighbouring groups run one after the other", HOPPER),
+    Bug(GROUPS, "return {span: i + 1 for", "return {span: i for",
+        "a group synchronises at the block's barrier", HOPPER),
+    Bug(GROUPS, "return {span: i + 1 for", "return {span: 1 for",
+        "groups synchronise at one barrier", HOPPER),
+    Bug(CODEGEN, "self.line(f\"const unsigned thread = {mine};\")", "pass",
+        "threads of a group count from the block's first", HOPPER),
+    Bug(TENSORS, "(span // PART).bit_length() - 1", "(span // PART).bit_length()",
+        "boxes swizzled with one bit too many", TENSOR_TESTS),
+    Bug(TENSORS, "want = LINE * self.span // PART or LINE", "want = LINE",
+        "a swizzled box in the middle of a pattern", TENSOR_TESTS),
+    Bug(TENSORS, "for i in reversed(self.there)", "for i in self.there",
+        "the engine's indices in the order of the tensor's", ISA),
+    Bug(HOST_HOPPER, "inside = inside && i >= 0 && i < map.shape[d];", "",
+        "what is outside of a tensor does not arrive as zero", ISA),
+    Bug(LAUNCHER, "stride * bytes for stride in strides", "stride for stride in strides",
+        "a map with strides in elements", TENSOR_TESTS),
+    Bug(LANG, "x + (y + z * self.cluster[1]) * self.cluster[0]",
+        "(x * self.cluster[1] + y) * self.cluster[2] + z",
+        "blocks of a cluster counted from the last dimension", HOPPER),
+    Bug(HOST, "block.y = i / x % y * cluster.y + rank / cluster.x % cluster.y;",
+        "block.y = i / x % y * cluster.y + rank % cluster.y;", "a cluster's blocks in one line",
+        HOPPER),
+    Bug(BITS, "<< (N > 4 ? 8 : 4);", "<< 8;", "nibbles a byte apart", TARGETS),
+    Bug(BITS, "LOW / 8 % 4 | (HIGH / 8 % 4 + 4) << 4 | 0x4400",
+        "(HIGH / 8 % 4 + 4) | LOW / 8 % 4 << 4 | 0x4400",
+        "a pair's second element first", TARGETS),
+    Bug(CASTS, 'needs=("sm_89",)', 'needs=("sm_80",)', "a conversion that old chips lack", TARGETS),
+    Bug(HOST_HOPPER, "inside, peer_place(barrier, peer)}", "inside, barrier}",
+        "a copy for peers is counted at one barrier", HOPPER),
+    Bug(CLUSTERS, "there = block.of_peer(int(self.peer), self.barriers)",
+        "there = barriers", "an arrival at the block's own barrier", HOPPER),
 
     Bug(VERIFY, "if scope.get(name) != value:", "if name not in scope:",
         "an operand may lie about the tensor that it is", HOSTILE),
@@ -313,9 +417,9 @@ BUGS = [
         "shared memory that the target lacks", HOSTILE),
     Bug(ADDRESSING, "first + extent > most", "first > most",
         "a tile that begins inside shared memory and ends outside", HOSTILE),
-    Bug(MEMORY, "(source < target + bits or ", "(",
+    Bug("tilus/isa/memory.py", "(source < target + bits or ", "(",
         "a swizzle that moves two elements to one place", HOSTILE),
-    Bug("tilus/interp.py", "if self.steps < 0:", "if self.steps != self.steps:",
+    Bug("tilus/interp.py", "if self.left < 0:", "if self.left != self.left:",
         "an endless program interpreted for ever", HOSTILE),
     Bug(KERNEL, "            t.wait_group(plan.stages - 2)\n            t.synchronize()\n",
         "            t.wait_group(plan.stages - 2)\n",
@@ -324,7 +428,7 @@ BUGS = [
         "the ring is read a step too early", WATCH),
     Bug(KERNEL, "self.check_n = problem.n_multiple % plan.block_n != 0", "self.check_n = False",
         "columns beyond the edge are accessed", WATCH),
-    Bug(WATCHING, "before.epoch <= watch.known[thread].of[before.thread]", "true",
+    Bug(WATCHING, "before.epoch <= watch.known[thread][before.thread]", "true",
         "no race within a block is told", WATCH),
     Bug(WATCHING, "constexpr int READERS = 8;", "constexpr int READERS = 1;",
         "only the last reader is remembered", WATCH),

@@ -4,75 +4,42 @@ Each program runs by its meaning, and as generated text in both orders of thread
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.tilus.protocols import (
+    CLUSTER,
+    COLUMNS,
+    DATA,
+    GRID,
+    LINES,
+    MATRICES,
+    PROTOCOLS,
+    ROWS,
+    TILE,
+    Arguments,
+    X,
+    Y,
+    boxes,
+    neighbours,
+    ring,
+    specialised,
+    traced,
+)
 from tilus.codegen import generate
 from tilus.compiler import compile, run_on_host
-from tilus.dtypes import f16, f32, u64
+from tilus.dtypes import f16, f32, i32, u64
 from tilus.errors import TilusError
 from tilus.interp import interpret
-from tilus.ir import Do, Global, Parameter, Pointer, Program, Shared, Swizzle, Var
+from tilus.ir import Do, Global, Integer, Program, Shared, Swizzle, Var
 from tilus.isa import ISA, Inst
+from tilus.jsonform import from_json, to_json
 from tilus.lang import Tracer, trace
-from tilus.layout import local, spatial
-
-X, Y = Pointer("x", f32), Pointer("y", f32)
-Arguments = dict[str, Any]
-
-
-class Protocol(NamedTuple):
-    """A program, what it is given, and what must then be in `y`."""
-
-    program: Program
-    arguments: Arguments
-    y: np.ndarray
-
-
-def traced(
-    kernel: Callable[..., None], threads: int, parameters: tuple[Parameter, ...] = (X, Y)
-) -> Program:
-    return trace(kernel.__name__, kernel, parameters, lambda *p: (1, 1, 1), threads)
-
-
-STEPS, STAGES, ROWS, COLUMNS = 7, 3, 4, 64
-TILE = spatial(2, 32) * local(2, 2)
-DATA = np.arange(STEPS * ROWS * COLUMNS, dtype=np.float32)
-
-
-def ring(bytes: int = ROWS * COLUMNS * 4, warps: int = 0) -> Callable[..., None]:
-    """y = 2 x, through a ring of stages that one thread fills ahead."""
-
-    def doubled(t: Tracer, x: Var, y: Var) -> None:
-        source = t.view_global(x, f32, (STEPS * ROWS, COLUMNS), (COLUMNS, 1))
-        target = t.view_global(y, f32, (STEPS * ROWS, COLUMNS), (COLUMNS, 1))
-        stages = t.allocate_shared(f32, (STAGES, ROWS, COLUMNS))
-        full = t.allocate_barriers(STAGES)
-        t.init_barriers(full, 1 + warps)
-
-        def fetch(step: Any) -> None:
-            at, stage = (step * ROWS, 0), step % STAGES
-            t.expect(full, stage, bytes)
-            t.copy_bulk(source, stages, at, (stage, 0, 0), (ROWS, COLUMNS), full, stage)
-
-        for step in range(STAGES):
-            fetch(step)
-        for u in t.range(0, STEPS):
-            t.wait_barrier(full, u % STAGES, u // STAGES)
-            tile = t.load_shared(stages, (u % STAGES, 0, 0), TILE)
-            t.store_global(target, t.add(tile, tile), (u * ROWS, 0))
-            t.synchronize()
-            with t.when(u < STEPS - STAGES):
-                fetch(u + STAGES)
-
-    return doubled
-
-
-PROTOCOLS = {
-    "ring": Protocol(traced(ring(), 64), {"x": DATA, "y": 0 * DATA}, 2 * DATA),
-}
+from tilus.layout import spatial
+from tilus.text import from_text, to_text
 
 
 def code_of(inst: Inst, arch: str = "sm_90a") -> str:
@@ -151,6 +118,126 @@ def test_more_arrivals_than_announced_are_an_error() -> None:
 
     with pytest.raises(TilusError, match="2 arrive at a barrier that waits for 1 more"):
         interpret(traced(crowd, 64), {"x": DATA, "y": DATA})
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocol_survives_text_and_json(name: str) -> None:
+    program = PROTOCOLS[name].program
+    assert from_text(to_text(program)) == program
+    assert from_json(to_json(program)) == program
+
+
+def test_who_never_releases_a_stage_stops_the_others() -> None:
+    program = traced(specialised(release=False), 160)
+    with pytest.raises(TilusError, match=r"waits for ever: .*wait_barrier.* and .*wait_barrier"):
+        interpret(program, {"x": DATA, "y": 0 * DATA})
+    with pytest.raises(TilusError, match="for ever"):
+        run_on_host(program, {"x": DATA, "y": 0 * DATA})
+
+
+def inside(first: int, count: int, body: Callable[[Tracer, Any], None]) -> Callable[..., None]:
+    """`body` in a group; it gets registers and a scalar of the block."""
+
+    def kernel(t: Tracer, x: Var, y: Var) -> None:
+        outer = t.allocate_register(f32, spatial(64), 0), t.let(3)
+        for _ in t.range(0, 2):
+            with t.group(first, count):
+                body(t, outer)
+
+    return kernel
+
+
+def nested(t: Tracer, outer: Any) -> None:
+    with t.group(0, 32):
+        pass
+
+
+def counted(t: Tracer, outer: Any) -> None:
+    counters = t.view_global(Var("x"), i32, (1,), (1,))
+    t.atomic_add(counters, (0,), 1)
+
+
+@pytest.mark.parametrize(("first", "count", "body", "says"), [
+    (0, 48, lambda t, outer: None, "want whole warps"),
+    (32, 64, lambda t, outer: None, "want whole warps"),
+    (32, 32, nested, "holds another"),
+    (32, 32, lambda t, outer: t.set(outer[1], 4), "which all threads share"),
+    (32, 32, lambda t, outer: t.add(outer[0], outer[0]), "uses the registers r0"),
+    (32, 32, lambda t, outer: t.leave(), "leaves a loop"),
+    (32, 32, counted, "cannot atomic_add"),
+])  # fmt: skip
+def test_what_crosses_the_border_of_a_group_is_refused(
+    first: int, count: int, body: Callable[[Tracer, Any], None], says: str
+) -> None:
+    program = traced(inside(first, count, body), 64)
+    for run in (interpret, run_on_host):
+        with pytest.raises(TilusError, match=says):
+            run(program, {"x": DATA, "y": DATA})
+
+
+def test_registers_do_not_leave_a_group() -> None:
+    def kernel(t: Tracer, x: Var, y: Var) -> None:
+        with t.group(0, 32):
+            made = t.allocate_register(f32, spatial(32), 0)
+        t.add(made, made)
+
+    with pytest.raises(TilusError, match="r0 was made inside a group"):
+        interpret(traced(kernel, 64), {"x": DATA, "y": DATA})
+
+
+def split(registers: int, rest: int = 24) -> Program:
+    def kernel(t: Tracer, x: Var, y: Var) -> None:
+        for first in (0, 128, 256):
+            with t.group(first, 128, registers if first == 0 else rest):
+                t.synchronize()
+
+    return traced(kernel, 384)
+
+
+def test_registers_move_between_groups_on_chips_that_can() -> None:
+    assert "set_registers<240, 170>" in compile(split(240), "sm_90a").source
+    with pytest.raises(TilusError, match="ask for 67584 registers together, and a block has 65536"):
+        compile(split(240, 144), "sm_90a")
+    for arch, registers, says in (("sm_90", 240, "on sm_90"), ("sm_90a", 100, "multiple of 8")):
+        with pytest.raises(TilusError, match=says):
+            compile(split(registers), arch)
+
+
+def test_who_does_not_commit_stores_stores_nothing() -> None:
+    program = traced(boxes(commit=False), 160, (X, Y, Integer("n")))
+    for made in both_ways(program, MATRICES):
+        assert not made["y"].any()
+
+
+def test_blocks_that_do_not_meet_read_garbage() -> None:
+    given = {"x": LINES, "y": 0 * LINES}
+    with pytest.raises(TilusError, match="has no s0 yet: synchronize_cluster first"):
+        interpret(neighbours(meetings=0), dict(given))
+    run_on_host(neighbours(meetings=0), given)
+    assert not np.array_equal(given["y"], PROTOCOLS["neighbours"].y)
+
+
+def test_clusters_fit_the_grid_and_the_chip() -> None:
+    for arch, cluster, says in (
+        ("sm_89", (2, 1, 1), "need sm_90"), ("sm_90", (4, 4, 1), "want at most 8"),
+    ):  # fmt: skip
+        with pytest.raises(TilusError, match=says):
+            generate(replace(neighbours(), cluster=cluster), arch)
+    odd = replace(neighbours(), grid=(3, 2, 1))
+    for run in (interpret, run_on_host):
+        with pytest.raises(TilusError, match=r"\(3, 2, 1\) blocks is not made of clusters"):
+            run(odd, {"x": LINES, "y": 0 * LINES})
+
+
+def test_a_meeting_that_one_block_misses_is_reported() -> None:
+    def kernel(t: Tracer, x: Var, y: Var) -> None:
+        with t.when(t.rank > 0):
+            t.synchronize_cluster()
+
+    program = trace("lonely", kernel, (X, Y), lambda *p: GRID, 64, cluster=CLUSTER)
+    for run in (interpret, run_on_host):
+        with pytest.raises(TilusError, match="for ever"):
+            run(program, {"x": LINES, "y": 0 * LINES})
 
 
 SOURCE = Global("g0", f16, (20, 24), (24, 1), "p0")

@@ -131,7 +131,7 @@ HOSTILE = [
     (", None)", ", (-1,))", "which has the dimensions"),
     ("'add', (r0, r0)", "'add', ()", "takes 2 operands"),
     ("'add', (r0, r0)", "'add', (r0, s0)", "args is tuple"),
-    ("'add', (r0, r0)", "'); exit(1); (', (r0, r0)", "take a word of"),
+    ("'add', (r0, r0)", "'); exit(1); (', (r0, r0)", "no operation"),
     ("'add', (r0, r0)", "'add', (r0, r0), 3", "takes op, args"),
     ("store_shared(s0, r1, (0, 0))", "store_shared(s0, r1, (2, 0))", "leaves dimension 0"),
     ("store_shared(s0, r1, (0, 0))", "store_shared(s0, r1, (0, 8))", "leaves dimension 1"),
@@ -150,10 +150,6 @@ HOSTILE = [
     ("        if (v0 < 2):\n", "        while (v0 < 2):\n", None),
     ("r1 = elementwise", "small.r1 = elementwise", "not a statement"),
     ("r1 = elementwise", "r1 = r2 = elementwise", "not a statement"),
-    ("r1 = elementwise('add', (r0, r0))", "r1 = allocate_register(float32, " + ROW + ", 1e999)",
-     "want a finite number"),
-    ("r1 = elementwise('add', (r0, r0))", "r1 = allocate_register(int32, " + ROW + ", 1.5)",
-     "want an integer from"),
     ("r1 = elementwise('add', (r0, r0))", "r1 = slice(r0, 3, 0, 1)", "the start must be"),
     ("r1 = elementwise('add', (r0, r0))", "r1 = slice(r0, 0, 0, 0)", "the start must be"),
     ("r1 = elementwise('add', (r0, r0))", "r1 = dot(r0, r0, r0)", "want"),
@@ -263,14 +259,12 @@ def test_what_instructions_call_their_own_cannot_be_a_name(program: Program) -> 
     words = set()
     for line in text.splitlines():
         if not line.lstrip().startswith(("//", "#")):
-            parts = re.findall(r"[A-Za-z_]\w*|\S", line)
+            parts = re.findall(r"[A-Za-z_]\w*|\S", re.sub(r'".*?"', "", line))
             words |= {
                 b for a, b in pairwise(parts) if b.isidentifier() and (a.isidentifier() or a == "*")
             }
-    assert all(
-        w in own or w in TAKEN or w in prelude_words() or LOCAL.fullmatch(w) or w[:6] == "tilus_"
-        for w in words
-    ), words - own
+    reserved = own | TAKEN | prelude_words()
+    assert {w for w in words - reserved if not LOCAL.fullmatch(w) and w[:6] != "tilus_"} == set()
 
 
 def test_a_loop_that_a_compiler_would_unroll_for_ever_is_refused() -> None:

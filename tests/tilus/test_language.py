@@ -5,13 +5,13 @@ import pytest
 
 import tilus
 from tilus.compiler import compile, kernel_key, run_on_host
-from tilus.dtypes import f16, f32, i32, u8, uint
+from tilus.dtypes import f16, f32, i32, sint, u8, uint
 from tilus.errors import TilusError
 from tilus.interp import interpret
-from tilus.ir import Integer, Pointer, Program, Var, ceil_div, equal
-from tilus.isa.matmul import ATOMS
+from tilus.ir import Integer, Pointer, Program, Register, Var, ceil_div, equal
+from tilus.isa.matmul import ATOMS, Dot
 from tilus.lang import Tracer, trace
-from tilus.layout import local, reduce, spatial
+from tilus.layout import local, permute_registers, reduce, spatial
 
 ROW = spatial(32)
 
@@ -108,6 +108,79 @@ def test_a_forgotten_synchronize_gives_wrong_numbers_in_one_order(backwards: boo
     assert right == [True, False]
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_sums_one_after_another_do_not_mix(backwards: bool) -> None:
+    """They take the same shared memory in every turn of a loop."""
+
+    def sums(t: Tracer, y: Var) -> None:
+        tile = t.allocate_register(i32, spatial(2, 32), 1)
+        total = t.allocate_register(i32, reduce(tile.layout, (0,)))
+        for _ in t.range(0, 5):
+            grown = t.add(tile, t.reduce(tile, 0, "sum"))
+            t.assign(tile, grown)
+        t.assign(total, t.reduce(tile, 0, "sum"))
+        t.store_global(t.view_global(y, i32, (1, 32), (32, 1)), total, (0, 0))
+
+    arguments = {"y": np.zeros(32, np.int32)}
+    run_on_host(traced(sums, (Pointer("y", i32),), 64), arguments, backwards)
+    assert (arguments["y"] == 2 * 3**5).all()
+
+
+def test_a_value_is_exchanged_where_the_expected_one_is() -> None:
+    def kernel(t: Tracer, x: Var) -> None:
+        place = t.view_global(x, i32, (4,), (1,))
+        first = t.atomic_compare_exchange(place, (0,), 0, 9)
+        second = t.atomic_compare_exchange(place, (0,), 0, 5)
+        t.store_release(place, (1,), first + 1)
+        t.store_release(place, (2,), second + 1)
+        t.store_release(place, (3,), t.load_acquire(place, (2,)) * 2)
+
+    done = both_ways(traced(kernel, (Pointer("x", i32),)), {"x": np.zeros(4, np.int32)})
+    assert done["x"].tolist() == [9, 1, 10, 20]
+
+
+def test_a_tile_is_printed_alike_by_interpreter_and_text(capfd: pytest.CaptureFixture) -> None:
+    def kernel(t: Tracer, x: Var) -> None:
+        tile = t.load_global(
+            t.view_global(x, f32, (2, 3), (3, 1)), (0, 0), spatial(2, 1) * local(1, 3)
+        )
+        t.print_tensor(tile, "x")
+        t.print_tensor(t.cast(tile, i32), "whole")
+
+    x = np.array([[1, -0.0, np.nan], [np.inf, 0.1, -3e20]], np.float32).ravel()
+    program = traced(kernel, (Pointer("x", f32),))
+    shown = []
+    for run in (interpret, run_on_host):
+        run(program, {"x": x.copy()})
+        shown.append(capfd.readouterr().out)
+    assert shown[0] == shown[1]
+    lines = shown[0].splitlines()
+    assert lines[:3] == [
+        "x: float32 (2, 3) of block 0 0 0",
+        "1 -0 nan",
+        "inf 0.100000001 -3.00000006e+20",
+    ]
+    assert lines[4:] == ["1 0 0", "2147483647 0 -2147483648"]
+
+
+@pytest.mark.parametrize("run", [interpret, run_on_host])
+def test_an_assertion_stops_the_kernel_and_exit_the_block(run) -> None:
+    def kernel(t: Tracer, x: Var, n: Var) -> None:
+        place = t.view_global(x, i32, (8,), (1,))
+        t.assert_(n < 3, "n is small")
+        t.store_release(place, (t.blocks[0],), 1)
+        with t.when(equal(t.blocks[0], 1)):
+            t.exit()
+        t.store_release(place, (t.blocks[0] + 4,), 1)
+
+    program = trace("kernel", kernel, (Pointer("x", i32), Integer("n")), lambda x, n: (3, 1, 1), 64)
+    x = np.zeros(8, np.int32)
+    run(program, {"x": x, "n": 2})
+    assert x.tolist() == [1, 1, 1, 0, 1, 0, 1, 0]
+    with pytest.raises(TilusError, match="assert_: n is small"):
+        run(program, {"x": x, "n": 3})
+
+
 def test_threads_that_wait_for_ever_are_told() -> None:
     def split(t: Tracer, y: Var) -> None:
         with t.when(Var("thread") < 3):
@@ -132,7 +205,8 @@ def test_wrong_programs_are_refused_with_a_sentence() -> None:
         return t.view_global(x, f32, (n,), (1,))
 
     refused("no instruction 'fly': there are view_global", lambda t, x, n: t.fly())
-    refused("uint4 has no byte address", lambda t, x, n: t.allocate_shared(uint(4), (8,)))
+    refused("takes 32 bytes, but s0 has 4", lambda t, x, n: t.view_shared(
+        t.allocate_shared(uint(4), (8,)), f32, (8,)))  # fmt: skip
     refused("2 extents .* and 1 strides", lambda t, x, n: t.view_global(x, f32, (n, 2), (1,)))
     refused(
         "32 threads hold 64 bits of float32 each, but the view as float16 asks for 32 bits",
@@ -162,6 +236,26 @@ def test_dot_says_which_operand_a_warp_lacks() -> None:
 
     with pytest.raises(TilusError, match="not the part of b that makes it"):
         traced(lacking, (Pointer("x", f32), Integer("n")), 64)
+
+
+def test_dot_wants_its_sums_in_the_order_of_the_instruction() -> None:
+    atom = ATOMS[0]
+    turned = permute_registers(atom.c, (2, 2), (1, 0))
+    a, b, c = (
+        Register("", t, of) for t, of in zip(atom.types, (atom.a, atom.b, turned), strict=True)
+    )
+    with pytest.raises(TilusError, match=r"registers \[0, 2, 1, 3\] of c .* want them in a row"):
+        Dot(a, b, c).result()
+
+
+def test_what_is_less_than_a_byte_is_not_stored_alone() -> None:
+    def kernel(t: Tracer, x: Var, n: Var) -> None:
+        target = t.view_global(x, sint(6), (8, 32), (32, 1))
+        t.store_global(target, t.allocate_register(sint(6), spatial(8, 4) * local(1, 2)), (0, 0))
+
+    program = traced(kernel, (Pointer("x", sint(6)), Integer("n")))
+    with pytest.raises(TilusError, match="let each hold 4 neighbours of the last dimension"):
+        compile(program)
 
 
 def test_parameters_have_names_that_generated_text_does_not_use() -> None:

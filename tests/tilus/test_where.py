@@ -68,9 +68,9 @@ def test_a_call_of_several_lines_is_marked_to_the_end_of_its_first() -> None:
 
 def test_columns_are_characters() -> None:
     def spelled(t: Tracer, x: Var, n: Var) -> None:
-        größe = 8; t.allocate_shared(uint(4), (größe,))  # noqa: E702 # fmt: skip
+        größe = 8; t.wait_group(-größe)  # noqa: E702 # fmt: skip
 
-    assert marked(spelled) == "t.allocate_shared(uint(4), (größe,))"
+    assert marked(spelled) == "t.wait_group(-größe)"
 
 
 def test_the_innermost_line_of_the_kernel_counts() -> None:

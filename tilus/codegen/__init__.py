@@ -6,11 +6,14 @@ text compiles for a GPU and for the host.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from tilus.errors import TilusError, asked_by
+from tilus.groups import check_clusters, check_groups, groups_of, named_barriers
 from tilus.ir import (
+    ALONE,
     OPERATORS,
     Binary,
     Break,
@@ -28,16 +31,21 @@ from tilus.ir import (
     Set,
     Shared,
     Statement,
+    ThreadGroup,
     Var,
     While,
     divisor,
     evaluate,
+    variables,
     walk,
 )
-from tilus.isa.base import Inst
+from tilus.isa.base import Inst, TensorMap
 from tilus.limits import GENERATED, check_grid, require
 from tilus.target import DEFAULT, Target, target
 
+REGISTERS = 1 << 16  # of a multiprocessor
+WARPGROUP = 128
+MOST_CLUSTER = 8  # blocks, on every chip that has clusters
 # bytes: what swizzled accesses ask for, what the copy engine does, where less would do
 SHARED_ALIGNMENT, LEAST_ALIGNMENT = 1024, 128
 
@@ -50,10 +58,14 @@ class Source:
     entry: str
     threads: int
     shared_bytes: int
+    maps: tuple[TensorMap, ...] = ()  # parameters that come after the program's own
 
 
 def generate(program: Program, arch: str = DEFAULT) -> Source:
     """The CUDA C++ text of `program` for an architecture."""
+    check_groups(program)
+    require_clusters(program, target(arch))
+    require_registers(program)
     cu = TextWriter(program, target(arch))
     cu.write(program.body)
     if cu.shared_bytes > cu.target.shared_bytes:
@@ -62,38 +74,60 @@ def generate(program: Program, arch: str = DEFAULT) -> Source:
             f" most {cu.target.shared_bytes} on {arch}: use smaller tiles or fewer stages"
         )
     entry = f"tilus_{program.name}"  # no name that the prelude has
-    parameters = ", ".join(declaration(p) for p in program.parameters)
+    cluster = "" if program.cluster == ALONE else f"CLUSTER{program.cluster} "
+    head = f"KERNEL({program.threads}, {program.blocks_per_sm}) {cluster}"
+    declared = [declaration(p) for p in program.parameters]
+    declared += [f"TENSOR_MAP {name}" for name in cu.maps.values()]
     text = "\n".join(
         [
             '#include "tilus.cuh"',
             "",
-            f"KERNEL({program.threads}, {program.blocks_per_sm}) {entry}({parameters}) {{",
+            f"{head}{entry}({', '.join(declared)}) {{",
             f"  BLOCK_VARIABLES({cu.shared_bytes});",
             *cu.lines,
             "}",
             "",
         ]
     )
-    return Source(text, entry, program.threads, cu.shared_bytes)
+    return Source(text, entry, program.threads, cu.shared_bytes, tuple(cu.maps))
 
 
 def host_entry(program: Program, source: Source) -> str:
     """A C function `run_<name>` that launches `program` on the host: see `host.run`."""
-    arguments = ", ".join(
-        f"arguments[{i}]" if isinstance(p, Pointer) else f"*(unsigned*)arguments[{i}]"
+    read = {
+        p.name: f"arguments[{i}]" if isinstance(p, Pointer) else f"*(unsigned*)arguments[{i}]"
         for i, p in enumerate(program.parameters)
-    )
+    }
+    arguments = ", ".join([*read, *(map_text(m) for m in source.maps)])
+    names = " ".join(f"const auto {name} = {value};" for name, value in read.items())
     return "\n".join(
         [
             f'extern "C" int run_{program.name}'
             "(void** arguments, const int* grid, int backwards, const int64_t* sizes) {",
-            f"  auto kernel = [](void** arguments) {{ {source.entry}({arguments}); }};",
+            f"  auto kernel = [](void** arguments) {{ {names} {source.entry}({arguments}); }};",
             f"  return launch(kernel, arguments, grid, {source.threads}, {source.shared_bytes},"
-            f" backwards, sizes, {len(program.parameters)});",
+            f" backwards, {{{', '.join(map(str, program.cluster))}}}, sizes,"
+            f" {len(program.parameters)});",
             "}",
             "",
         ]
     )
+
+
+def map_text(map: TensorMap) -> str:
+    """A tensor map on the host, in C."""
+    lists = (map.shape, map.strides, map.box)
+    texts = ["{" + ", ".join(scalar_text(n) for n in numbers) + "}" for numbers in lists]
+    rank = len(map.shape)
+    return (
+        f"TensorMap{{(char*){map.pointer}, {rank}, {map.bytes}, {map.swizzle}, {', '.join(texts)}}}"
+    )
+
+
+def map_of(map: TensorMap, arguments: dict[str, Any]) -> TensorMap:
+    """The map of a launch with these arguments, all its numbers known."""
+    numbers = [tuple(evaluate(n, arguments) for n in part) for part in (map.shape, map.strides)]
+    return replace(map, shape=numbers[0], strides=numbers[1])
 
 
 def grid_of(program: Program, arguments: dict[str, Any]) -> tuple[int, int, int]:
@@ -101,6 +135,7 @@ def grid_of(program: Program, arguments: dict[str, Any]) -> tuple[int, int, int]
     integers = {p.name: arguments[p.name] for p in program.parameters if isinstance(p, Integer)}
     x, y, z = (evaluate(extent, integers) for extent in program.grid)
     check_grid(program.name, (x, y, z))
+    check_clusters(program, (x, y, z))
     return x, y, z
 
 
@@ -118,6 +153,9 @@ class TextWriter:
 
     def __init__(self, program: Program, target: Target) -> None:
         self.name, self.threads, self.target = program.name, program.threads, target
+        self.barrier = 0
+        self.maps: dict[TensorMap, str] = {}
+        self._integers = set(program.facts)
         self.facts = dict(program.facts)
         self.shared_bytes = 0
         self.lines: list[str] = []
@@ -126,6 +164,8 @@ class TextWriter:
         self._characters = 0
         self._changing = {s.var.name for s in walk(program.body) if isinstance(s, Set)}
         self._words: dict[str, str] = {}
+        self._barriers = named_barriers(program)
+        self._budget = REGISTERS // (program.threads * program.blocks_per_sm)
 
     def write(self, body: tuple[Statement, ...]) -> None:
         for statement in body:
@@ -155,8 +195,21 @@ class TextWriter:
                 self.write_scope(f"if ({self.expr(condition)})", then)
                 if otherwise:
                     self.write_scope("else", otherwise)
+            case ThreadGroup():
+                self.write_group(statement)
             case Break():
                 self.line("break;")
+
+    def write_group(self, group: ThreadGroup) -> None:
+        whole, mine = self.threads, f"block_thread() - {group.first}u"
+        with self.scope(f"if ({mine} < {group.count}u)"):
+            self.line(f"const unsigned thread = {mine};")
+            if group.registers:
+                require_warpgroups(group, self.target)
+                self.line(f"set_registers<{group.registers}, {self._budget}>();")
+            self.barrier, self.threads = self._barriers[group.first, group.count], group.count
+            self.write(group.body)
+            self.barrier, self.threads = 0, whole
 
     def write_scope(self, head: str, body: tuple[Statement, ...]) -> None:
         with self.scope(head):
@@ -192,12 +245,7 @@ class TextWriter:
         self.line("}")
 
     def expr(self, e: Scalar) -> str:
-        match e:
-            case Binary(op, a, b):
-                return OPERATORS[op].code.format(self.expr(a), self.expr(b))
-            case Var(name):
-                return name
-        return f"{e}u"
+        return scalar_text(e)
 
     def words(self, t: Register) -> str:
         return self._words[t.name]
@@ -210,6 +258,17 @@ class TextWriter:
 
     def define(self, t: Global | Shared, code: str) -> None:
         self.line(f"char* const {t.name} = {code};")
+
+    def tensor_map(self, map: TensorMap) -> str:
+        numbers = set().union(*(variables(n) for n in (*map.shape, *map.strides)))
+        if not numbers <= self._integers:
+            raise TilusError(
+                f"the copy engine must know the tensor behind {map.pointer} before the kernel runs,"
+                f" but its shape {map.shape} or strides {map.strides} depend on"
+                f" {sorted(numbers - self._integers)}: write them with the parameters"
+                f" {sorted(self._integers)}"
+            )
+        return self.maps.setdefault(map, f"map{len(self.maps)}")
 
     def reserve(self, bytes: int) -> int:
         to = SHARED_ALIGNMENT if bytes >= SHARED_ALIGNMENT else LEAST_ALIGNMENT
@@ -226,10 +285,59 @@ def turns(loop: For) -> int:
     return max(1, loop.unroll)
 
 
+def scalar_text(e: Scalar) -> str:
+    """`e` in C, an unsigned int."""
+    match e:
+        case Binary(op, a, b):
+            return OPERATORS[op].code.format(scalar_text(a), scalar_text(b))
+        case Var(name):
+            return name
+    return f"{e}u"
+
+
 def require_target(inst: Inst, target: Target) -> None:
     """There is code for `inst` on `target`."""
     if not any(target.supports(needed) for needed in inst.needs):
         raise TilusError(
             f"{inst.name} needs {' or '.join(inst.needs)}, and this program is compiled for"
             f" {target.name}: compile for the former, or write it with other instructions"
+        )
+
+
+def require_clusters(program: Program, target: Target) -> None:
+    """The target has clusters, and of this size on every chip."""
+    if program.cluster == ALONE:
+        return
+    if not target.supports("sm_90"):
+        raise TilusError(f"{program.name}: clusters need sm_90, there are none on {target.name}")
+    if min(program.cluster) < 1 or prod(program.cluster) > MOST_CLUSTER:
+        raise TilusError(
+            f"{program.name}: a cluster of {program.cluster} blocks: want at most {MOST_CLUSTER}"
+        )
+
+
+def require_warpgroups(group: ThreadGroup, target: Target) -> None:
+    """Registers move between warpgroups (PTX ISA 9.7.19.5, setmaxnreg)."""
+    if not any(target.supports(needed) for needed in ("sm_90a", "sm_100a", "sm_120a")):
+        raise TilusError(f"a group's registers cannot be set on {target.name}: leave them 0")
+    if group.first % WARPGROUP or group.count % WARPGROUP:
+        raise TilusError(
+            f"the registers of {group.count} threads from {group.first}: want whole warpgroups of"
+            f" {WARPGROUP} threads"
+        )
+    if group.registers % 8 or not 24 <= group.registers <= 256:
+        raise TilusError(f"{group.registers} registers a thread: want a multiple of 8, 24 to 256")
+
+
+def require_registers(program: Program) -> None:
+    """What the groups of a block take together is there: else they wait for it for ever."""
+    budget = REGISTERS // program.blocks_per_sm
+    each = budget // program.threads // 8 * 8
+    asked = {(g.first, g.count): g.registers or each for g in groups_of(program)}
+    rest = program.threads - sum(count for _, count in asked)
+    taken = sum(count * registers for (_, count), registers in asked.items()) + rest * each
+    if any(g.registers for g in groups_of(program)) and taken > budget:
+        raise TilusError(
+            f"{program.name}: its groups ask for {taken} registers together, and a block has"
+            f" {budget}: let some group ask for fewer"
         )

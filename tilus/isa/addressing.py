@@ -20,7 +20,7 @@ Place = Global | Shared
 
 
 def require_whole_bytes(name: str, tensor: Place) -> None:
-    """Memory is addressed in bytes."""
+    """What moves bytes does not move less."""
     if tensor.dtype.bits % 8:
         raise TilusError(
             f"{name}: {tensor.dtype} has no byte address: move its bytes as uint8 or uint32"
@@ -72,8 +72,8 @@ def alignment(tensor: Place, at: tuple[Scalar, ...], checked: frozenset[int], cu
 
 
 def width(layout: Layout, tensor: Place, of: int) -> int:
-    """How many elements one access moves: neighbours, aligned, at most 16 bytes."""
-    most = WIDEST * 8 // tensor.dtype.bits
+    """How many elements move together: neighbours, aligned; from 8 bits up at most 16 bytes."""
+    most = WIDEST * 8 // (tensor.dtype.bits if tensor.dtype.bits >= 8 else 1)
     return gcd(contiguous(layout, layout.rank - 1), of, most)
 
 
@@ -95,8 +95,20 @@ def offset_of(tensor: Place, index: tuple[Scalar, ...], cu: Writer) -> str:
 
 
 def address(tensor: Place, index: tuple[Scalar, ...], cu: Writer) -> str:
-    """A byte pointer to the element at `index`."""
+    """A byte pointer to the element at `index`, or to the byte in which it begins."""
+    if tensor.dtype.bits < 8:
+        return f"{cu.base(tensor)} + {bit_offset(tensor, index, cu)} / 8"
     return f"{cu.base(tensor)} + ({offset_of(tensor, index, cu)}) * {tensor.dtype.bits // 8}"
+
+
+def bit_offset(tensor: Place, index: tuple[Scalar, ...], cu: Writer) -> str:
+    """Where the element at `index` begins: element k of n bits at bit n * k."""
+    return f"(int64_t)({offset_of(tensor, index, cu)}) * {tensor.dtype.bits}"
+
+
+def bytes_of(tensor: Shared) -> int:
+    """How many bytes hold the tensor."""
+    return -(-prod(tensor.shape) * tensor.dtype.bits // 8)
 
 
 def mask_of(tensor: Place, index: tuple[Scalar, ...], checked: frozenset[int], cu: Writer) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from tilus.dtypes import f16, u8, u64
 from tilus.errors import TilusError
 from tilus.ir import Expr, Global, Scalar, Shared, Var, binary, divisor
+from tilus.isa.access import Index
 from tilus.isa.addressing import (
     WIDEST,
     address,
@@ -25,7 +26,7 @@ from tilus.isa.addressing import (
     tile_indices,
 )
 from tilus.isa.base import Block, Effect, Inst, Memory, Tile, Writer, instruction
-from tilus.isa.memory import Index, require_same_dtype
+from tilus.isa.memory import require_same_dtype
 
 HOPPER = ("sm_90",)
 WARP = 32
@@ -126,6 +127,7 @@ class InitBarriers(Inst):
     barriers: Shared
     arrivals: int
     effect = Effect.WRITES | Effect.SYNC
+    whole_block = True
     needs = HOPPER
 
     def result(self) -> None:
@@ -297,13 +299,12 @@ class CopyBulk(Inst):
             )
         pieces, piece = prod(outer), Var("piece")
         barrier = place_of(self.barriers, self.index, cu)
-        with cu.scope("if (thread == 0)"):
-            loop = f"for (unsigned piece = 0; piece < {pieces}; piece++)"
-            with cu.scope(loop if pieces > 1 else ""):
-                moved = unraveled(piece, outer) + (0,) * (len(self.shape) - len(outer))
-                source = address(self.src, shifted(self.at, moved), cu)
-                target = address(self.dst, shifted(self.to, moved), cu)
-                cu.line(f"copy_bulk<{CACHE[self.cache]}>({target}, {source}, {size}, {barrier});")
+        loop = f" for (unsigned piece = 0; piece < {pieces}; piece++)" if pieces > 1 else ""
+        with cu.scope(f"if (thread == 0){loop}"):
+            moved = unraveled(piece, outer) + (0,) * (len(self.shape) - len(outer))
+            source = address(self.src, shifted(self.at, moved), cu)
+            target = address(self.dst, shifted(self.to, moved), cu)
+            cu.line(f"copy_bulk<{CACHE[self.cache]}>({target}, {source}, {size}, {barrier});")
 
     def completion(self) -> list[Inst]:
         """With every other thread's arrival at a barrier that counts them."""
@@ -315,11 +316,8 @@ class CopyBulk(Inst):
 
     def outer(self) -> tuple[int, ...]:
         """The extents that count the contiguous pieces of the tile."""
-        lead, size, d = len(self.at) - len(self.shape), 1, len(self.shape)
-        steps = steps_of(self.src)[lead:], steps_of(self.dst)[len(self.to) - d :]
-        while d and (self.shape[d - 1] == 1 or all(s[d - 1] == size for s in steps)):
-            d, size = d - 1, size * self.shape[d - 1]
-        return self.shape[:d]
+        steps = (steps_of(t)[-len(self.shape) :] for t in (self.src, self.dst))
+        return outer_of(self.shape, *steps)
 
     def alignment(self, cu: Writer, outer: tuple[int, ...]) -> int:
         """A number of bytes that divides the offset of every piece in both places."""
@@ -342,6 +340,14 @@ class CopyBulk(Inst):
                     (1, 0), (256,), bars, 0, "evict_first"),
                 cls(Global("g0", f16, (3, 4, 16), (64, 16, 1), "p0"), Shared("s0", f16, (3, 4, 16)),
                     (1, 0, 0), (0, 0, 0), (2, 4, 16), bars, 0)]  # fmt: skip
+
+
+def outer_of(shape: tuple[int, ...], *steps: Index) -> tuple[int, ...]:
+    """The extents that count the pieces of a tile which are contiguous wherever `steps` are."""
+    size, d = 1, len(shape)
+    while d and (shape[d - 1] == 1 or all(s[d - 1] == size for s in steps)):
+        d, size = d - 1, size * shape[d - 1]
+    return shape[:d]
 
 
 def steps_of(tensor: Global | Shared) -> Index:

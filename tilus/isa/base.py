@@ -5,6 +5,7 @@ A subclass of `Inst` states, in one place, everything the system knows about an 
     docstring  what it means, for the manual
     fields     its operands (tensors) and attributes, in call order
     effect     what it does besides returning a value
+    whole_block whether all threads of a block must take part, so that no group of them can
     needs      the architectures, any of them, without which there is no code for it
     result     the type of the value (its name is empty), or None; raises `TilusError` if the
                operands make no sense
@@ -50,6 +51,7 @@ class Memory(Protocol):
 
     shape: tuple[int, ...]
     dtype: DType
+    array: Tile  # the elements as they lie, or their bytes below 8 bits
 
     def read(self, index: tuple[Tile, ...]) -> Tile:
         """The elements at `index`; those outside the shape are zero."""
@@ -76,14 +78,44 @@ class Block(Protocol):
     def pointer(self, name: str) -> Tile:
         """The flat array that a pointer parameter stands for."""
 
+    def meet(self) -> bool:
+        """Come to the cluster's next meeting; whether all its blocks are there."""
+
+    def of_peer(self, rank: int, tensor: Shared) -> Memory:
+        """What `tensor` is in another block of the cluster."""
+
+    @property
+    def index(self) -> tuple[int, int, int]:
+        """Which block of the grid this is."""
+
+    def print(self, text: str) -> None:
+        """Show a text and end the line."""
+
+    def exit(self) -> None:
+        """End the block."""
+
     def allocate(self, dtype: DType, elements: int) -> Tile:
         """New shared memory, full of garbage."""
+
+
+@dataclass(frozen=True)
+class TensorMap:
+    """What the copy engine is told of the tensor behind `pointer`: elements of so many `bytes`, the
+    box to move, and by how many bytes a box is swizzled in shared memory, 0 for not at all."""
+
+    pointer: str
+    bytes: int
+    shape: tuple[Scalar, ...]
+    strides: tuple[Scalar, ...]
+    box: tuple[int, ...]
+    swizzle: int
 
 
 class Writer(Protocol):
     """The CUDA text of one program, as `cuda` sees it."""
 
-    threads: int
+    threads: int  # of the block, or of the group
+    barrier: int  # at which they synchronise: 0 is that of the block
     target: Target
     facts: dict[str, int]  # what divides each variable
 
@@ -108,6 +140,9 @@ class Writer(Protocol):
     def define(self, t: Global | Shared, code: str) -> None:
         """Let `base(t)` be `code`."""
 
+    def tensor_map(self, map: TensorMap) -> str:
+        """The name of the parameter that brings the map, whose numbers follow from parameters."""
+
     def reserve(self, bytes: int) -> int:
         """The offset of so many new bytes of shared memory, 128-byte aligned."""
 
@@ -115,6 +150,7 @@ class Writer(Protocol):
 class Inst(Instruction):
     name: ClassVar[str]
     effect: ClassVar[Effect] = Effect.PURE
+    whole_block: ClassVar[bool] = False
     needs: tuple[str, ...] = (OLDEST.name,)  # or a property, where the operands decide
 
     def result(self) -> Result:

@@ -4,23 +4,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tilus.dtypes import DType, bf16, f16, f32
+from tilus.dtypes import DType, bf16, f16, f32, floating, i8, i32, u8
 from tilus.errors import TilusError
 from tilus.ir import Register
 from tilus.isa.base import Block, Inst, Tile, Writer, every, instruction
-from tilus.layout import Layout, column_local, column_spatial, local, replicate, spatial
+from tilus.layout import (
+    Layout,
+    column_local,
+    column_spatial,
+    local,
+    permute_registers,
+    replicate,
+    spatial,
+)
+from tilus.target import OLDEST
 
 
 @dataclass(frozen=True)
 class Atom:
     """d = a * b + c by one warp: what it takes, how its operands lie, and the prelude's name."""
 
-    operand: DType
-    accumulator: DType
+    types: tuple[DType, DType, DType]  # of a, b and c
     a: Layout
     b: Layout
     c: Layout
     function: str
+    needs: str = OLDEST.name
 
 
 # PTX ISA 9.7.14.5.8, figures of mma.m16n8k16 with 16-bit operands
@@ -29,19 +38,37 @@ M16N8K16 = (
     local(2, 1) * column_spatial(4, 8) * local(2, 1),
     local(2, 1) * spatial(8, 4) * local(1, 2),
 )
+# PTX ISA 9.7.14.5.10, figures of mma.m16n8k32 with 8-bit operands: four bytes a word
+M16N8K32 = (
+    column_local(2, 2) * spatial(8, 4) * local(1, 4),
+    local(2, 1) * column_spatial(4, 8) * local(4, 1),
+    local(2, 1) * spatial(8, 4) * local(1, 2),
+)
+e4m3, e5m2 = floating(4, 3), floating(5, 2)
 ATOMS = (
-    Atom(f16, f32, *M16N8K16, "mma_m16n8k16_f16"),
-    Atom(bf16, f32, *M16N8K16, "mma_m16n8k16_bf16"),
+    Atom((f16, f16, f32), *M16N8K16, "mma_m16n8k16_f16"),
+    Atom((bf16, bf16, f32), *M16N8K16, "mma_m16n8k16_bf16"),
+    Atom((f16, f16, f16), *M16N8K16, "mma_m16n8k16_f16_f16"),
+    Atom((i8, i8, i32), *M16N8K32, "mma_m16n8k32_s8_s8"),
+    Atom((u8, u8, i32), *M16N8K32, "mma_m16n8k32_u8_u8"),
+    Atom((u8, i8, i32), *M16N8K32, "mma_m16n8k32_u8_s8"),
+    Atom((i8, u8, i32), *M16N8K32, "mma_m16n8k32_s8_u8"),
+    Atom((e4m3, e4m3, f32), *M16N8K32, "mma_m16n8k32_e4m3_e4m3", "sm_89"),
+    Atom((e5m2, e5m2, f32), *M16N8K32, "mma_m16n8k32_e5m2_e5m2", "sm_89"),
+    Atom((e4m3, e5m2, f32), *M16N8K32, "mma_m16n8k32_e4m3_e5m2", "sm_89"),
+    Atom((e5m2, e4m3, f32), *M16N8K32, "mma_m16n8k32_e5m2_e4m3", "sm_89"),
 )
 
 
 @instruction
 class Dot(Inst):
-    """`a` @ `b` + `c` for tiles [m, k], [k, n], [m, n], products and sums in float32.
+    """`a` @ `b` + `c` for tiles [m, k], [k, n], [m, n].
 
-    Each warp multiplies what it holds: the layouts must be made of the fragments of one mma
-    instruction, and a warp that holds a part of `c` must hold the rows of `a` and the columns of
-    `b` that make it.
+    Products are exact; they are added in float32 and, where `c` is float16, rounded to it after
+    each step of k (16). Integers wrap around. Of 8-bit floats chips may keep fewer bits of a sum
+    than float32 has. Each warp multiplies what it holds: the layouts must be made of the fragments
+    of one mma instruction, and a warp that holds a part of `c` must hold the rows of `a` and the
+    columns of `b` that make it.
     """
 
     a: Register
@@ -59,26 +86,37 @@ class Dot(Inst):
                 f"dot: {self.a.shape} @ {self.b.shape} + {self.c.shape}: want [m, k] @ [k, n] +"
                 " [m, n]"
             )
-        atom_of(self)
+        atom = atom_of(self)
+        steps(atom, self.a.layout, self.b.layout, self.c.layout)
         return Register("", self.c.dtype, self.c.layout)
 
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (atom_of(self).needs,)
+
     def run(self, block: Block, a: Tile, b: Tile, c: Tile) -> Tile:
-        wide = self.a.dtype.values(a) @ self.b.dtype.values(b) + self.c.dtype.values(c)
-        return self.c.dtype.carry(wide)
+        left, right, sums = self.a.dtype.values(a), self.b.dtype.values(b), c
+        step = left.shape[1] if self.c.dtype != f16 else atom_of(self).a.shape[1]
+        for k in range(0, left.shape[1], step):
+            with np.errstate(invalid="ignore"):  # an infinity less an infinity
+                wide = left[:, k : k + step] @ right[k : k + step] + self.c.dtype.values(sums)
+            exact = self.c.dtype.kind == "float"
+            sums = self.c.dtype.carry(wide) if exact else wide.astype(self.c.dtype.carrier)
+        return sums
 
     def cuda(self, cu: Writer, out: Register) -> None:
         atom = atom_of(self)
         a, b, c, d = (cu.words(t) for t in (self.a, self.b, self.c, out))
-        for w in range(out.layout.registers):
+        for w in range(out.bits_held // 32):
             cu.line(f"{d}[{w}] = {c}[{w}];")
-        for c_first, a_first, b_first in steps(atom, self.a.layout, self.b.layout, self.c.layout):
-            cu.line(
-                f"{atom.function}({d} + {c_first}, {joined(a, a_first)}, {joined(b, b_first)});"
-            )
+        bits = self.a.dtype.bits
+        for c_first, in_a, in_b in steps(atom, self.a.layout, self.b.layout, self.c.layout):
+            sums = f"{d} + {c_first * out.dtype.bits // 32}"
+            cu.line(f"{atom.function}({sums}, {joined(a, in_a, bits)}, {joined(b, in_b, bits)});")
 
     @classmethod
     def samples(cls) -> list[Inst]:
-        f16_atom, bf16_atom = ATOMS
+        f16_atom, short_atom, byte_atom = (ATOMS[i] for i in (0, 2, 3))
         warps = spatial(2, 2)
         parts = (
             local(2, 2) * f16_atom.a, local(2, 3) * f16_atom.b, local(2, 3) * f16_atom.c,
@@ -86,28 +124,31 @@ class Dot(Inst):
         shared_a = spatial(2, 1) * replicate(2, 2) * local(1, 2) * f16_atom.a
         shared_b = replicate(2, 2) * spatial(1, 2) * local(2, 2) * f16_atom.b
         return [
-            cls(*operands(f16_atom, f16_atom.a, f16_atom.b, f16_atom.c)),
-            cls(*operands(bf16_atom, bf16_atom.a, bf16_atom.b, bf16_atom.c)),
+            *(cls(*operands(atom, atom.a, atom.b, atom.c)) for atom in ATOMS),
             cls(*operands(f16_atom, *parts)),
             cls(*operands(f16_atom, shared_a, shared_b, warps * local(1, 2) * f16_atom.c)),
-        ]
+            cls(*operands(short_atom, *parts)),
+            cls(*operands(byte_atom, local(2, 2) * byte_atom.a, local(2, 3) * byte_atom.b,
+                          local(2, 3) * byte_atom.c)),
+            cls(*operands(byte_atom, permute_registers(byte_atom.a, (4, 4), (1, 0)),
+                          permute_registers(byte_atom.b, (2, 4), (1, 0)), byte_atom.c)),
+        ]  # fmt: skip
 
 
 def operands(atom: Atom, a: Layout, b: Layout, c: Layout) -> tuple[Register, Register, Register]:
     """Three tiles to multiply by `atom`."""
-    return (Register("r0", atom.operand, a), Register("r1", atom.operand, b),
-            Register("r2", atom.accumulator, c))  # fmt: skip
+    names = ("r0", "r1", "r2")
+    left, right, sums = map(Register, names, atom.types, (a, b, c))
+    return left, right, sums
 
 
 def atom_of(dot: Dot) -> Atom:
-    """The first atom whose types fit; `TilusError` where its fragments do not."""
+    """The first atom whose types fit."""
     types = (dot.a.dtype, dot.b.dtype, dot.c.dtype)
     for atom in ATOMS:
-        if types == (atom.operand, atom.operand, atom.accumulator):
-            steps(atom, dot.a.layout, dot.b.layout, dot.c.layout)
+        if types == atom.types:
             return atom
-    there = [(atom.operand, atom.operand, atom.accumulator) for atom in ATOMS]
-    raise TilusError(f"dot of {types}: there is {there}: cast first")
+    raise TilusError(f"dot of {types}: there is {[atom.types for atom in ATOMS]}: cast first")
 
 
 @dataclass(frozen=True)
@@ -155,6 +196,11 @@ def steps(atom: Atom, a: Layout, b: Layout, c: Layout) -> list[tuple[int, list[i
     for k in range(depth):
         for j, registers in enumerate(in_c.registers):
             row, column = in_c.origin[:, j, 0], in_c.origin[:, j, 1]
+            if registers != list(range(registers[0], registers[0] + len(registers))):
+                raise TilusError(
+                    f"dot: registers {registers} of c in {c} make a fragment: want them in a row,"
+                    f" as in local(..) * {atom.c}"
+                )
             left = matching("a", in_a, row, np.full_like(row, k))
             right = matching("b", in_b, np.full_like(column, k), column)
             found.append((registers[0], left, right))
@@ -173,11 +219,14 @@ def matching(name: str, parts: Fragments, row: Tile, column: Tile) -> list[int]:
     )
 
 
-def joined(words: str, registers: list[int]) -> str:
-    """The 32-bit words that hold these 16-bit registers, two by two."""
-    return ", ".join(
-        f"{words}[{low // 2}]"
-        if high == low + 1 and low % 2 == 0
-        else f"join({words}, {low}, {high})"
-        for low, high in zip(registers[::2], registers[1::2], strict=True)
-    )
+def joined(words: str, registers: list[int], bits: int = 16) -> str:
+    """The 32-bit words that hold these registers of 16 or 8 bits, so many at a time."""
+    each = 32 // bits
+    join = {16: "join", 8: "join_bytes"}[bits]
+    found = []
+    for first in range(0, len(registers), each):
+        held = registers[first : first + each]
+        whole = held == list(range(held[0], held[0] + each)) and held[0] % each == 0
+        others = ", ".join(map(str, held))
+        found.append(f"{words}[{held[0] // each}]" if whole else f"{join}({words}, {others})")
+    return ", ".join(found)

@@ -1,13 +1,12 @@
-"""Tiles in registers: making them, changing values (`cast`), reading bits anew (`view`)."""
+"""Tiles in registers: making them, overwriting them, reading their bits anew (`view`)."""
 
 import numpy as np
 
-from tilus.casts import Arguments, cast_layout, fast_cast, lift_factor, lift_offset, packing
-from tilus.dtypes import ALL, DType, bf16, f16, f32, floating, i32, sint, u8, u32, uint
+from tilus.dtypes import DType, f16, f32, floating, i32, sint, u8, u32, uint
 from tilus.errors import TilusError
 from tilus.ir import Register
 from tilus.isa.base import Block, Effect, Inst, Tile, Writer, every, instruction
-from tilus.isa.spelling import kind
+from tilus.isa.spelling import kind, literal
 from tilus.layout import Layout, column_spatial, local, narrow, spatial
 
 ATOM = spatial(8, 4) * local(1, 2)
@@ -23,28 +22,23 @@ class AllocateRegister(Inst):
     init: float = 0
 
     def result(self) -> Register:
-        if self.dtype.bits < 8 and self.init:
-            raise TilusError(
-                f"allocate_register: a tile of {self.dtype} starts at 0, not {self.init}: cast one"
-            )
-        whole = self.dtype.kind != "float"
-        if whole and (self.init % 1 or not self.dtype.min <= self.init <= self.dtype.max):
-            raise TilusError(
-                f"allocate_register: {self.init} is no {self.dtype}: want an integer from"
-                f" {self.dtype.min} to {self.dtype.max}"
-            )
         return Register("", self.dtype, self.layout)
 
     def run(self, block: Block) -> Tile:
         return np.full(self.layout.shape, self.dtype.carry(np.float64(self.init)))
 
     def cuda(self, cu: Writer, out: Register) -> None:
+        number = literal(self.dtype, self.init)
         for r in range(self.layout.registers) if self.init else ():
-            cu.line(f"set<{kind(self.dtype)}, {r}>({cu.words(out)}, {self.init});")
+            cu.line(f"set<{kind(self.dtype)}, {r}>({cu.words(out)}, {number});")
 
     @classmethod
     def samples(cls) -> list[Inst]:
-        return [cls(f32, ATOM, 1.5), cls(f16, ATOM, 0), cls(i32, ATOM, 7), cls(uint(4), FRAGMENT)]
+        three_words = FRAGMENT * local(1, 8)  # of 3 bits: some elements straddle words
+        return [cls(f32, ATOM, 1.5), cls(f16, ATOM, 0), cls(i32, ATOM, 7), cls(uint(4), FRAGMENT),
+                cls(sint(3), three_words, -2), cls(floating(3, 2), FRAGMENT, 2.7),
+                cls(f32, ATOM, -np.inf), cls(u32, ATOM, 4e9),
+                cls(uint(4), FRAGMENT, 99)]  # fmt: skip
 
 
 @instruction
@@ -154,109 +148,6 @@ class Slice(Inst):
         tall = Register("r0", f16, local(4, 1) * FRAGMENT)
         return [cls(tall, 0, 32, 16), cls(tall, 0, 32, 32),
                 cls(Register("r0", f32, local(2, 3) * ATOM), 1, 8, 8)]  # fmt: skip
-
-
-@instruction
-class Cast(Inst):
-    """Convert every element of `src` to `dtype`: to nearest even, beyond its range to its largest.
-
-    Where the target has infinities (float16, bfloat16, float32) they are what lies beyond its
-    range. The result may hold its elements in another order of registers: its layout says which.
-    """
-
-    src: Register
-    dtype: DType
-
-    def result(self) -> Register:
-        layout = cast_layout(self.src.dtype, self.dtype, self.src.layout)
-        if self.dtype.bits < 8:
-            raise TilusError(f"cast to {self.dtype} is not there yet: cast to a type of 8 bits up")
-        return Register("", self.dtype, layout)
-
-    def run(self, block: Block, src: Tile) -> Tile:
-        return convert(src, self.src.dtype, self.dtype)
-
-    def cuda(self, cu: Writer, out: Register) -> None:
-        registers, words, old = out.layout.registers, cu.words(out), cu.words(self.src)
-        if row := fast_cast(self.src.dtype, self.dtype, registers):
-            write_pairs(cu, self.src, out, row.function, row.arguments)
-            return
-        if function := packing(self.src.dtype, self.dtype, registers):
-            for w in range(registers // 2):
-                cu.line(f"{words}[{w}] = {function}({old}[{2 * w}], {old}[{2 * w + 1}]);")
-            return
-        to, of = kind(self.dtype), kind(self.src.dtype)
-        for r in range(registers):
-            cu.line(f"set<{to}, {r}>({words}, get<{of}, {r}>({old}));")
-
-    @classmethod
-    def samples(cls) -> list[Inst]:
-        small = [t for t in ALL if t.bits <= 8]
-        tile = local(1, 4) * spatial(8, 4) * local(8, 1)  # 32 registers: fast where there is a way
-        few = local(1, 1) * spatial(8, 4) * local(8, 1)
-        odd = local(1, 4) * spatial(8, 4) * local(1, 2)  # 8 registers: too few for most fast ways
-        return [
-            *(cls(Register("r0", t, tile), f16) for t in small),
-            *(cls(Register("r0", t, few), f32) for t in small),
-            *(cls(Register("r0", t, tile), bf16) for t in small),
-            *(cls(Register("r0", t, odd), f16) for t in (uint(3), sint(8), floating(3, 2))),
-            cls(Register("r0", f32, ATOM), f16), cls(Register("r0", f32, spatial(8, 4)), f16),
-            cls(Register("r0", f16, ATOM), f32), cls(Register("r0", f32, ATOM), bf16),
-            cls(Register("r0", bf16, ATOM), f32), cls(Register("r0", i32, ATOM), f32),
-            cls(Register("r0", f32, ATOM), i32), cls(Register("r0", u8, ATOM), u32),
-        ]  # fmt: skip
-
-
-@instruction
-class Lift(Inst):
-    """Float16 numbers from which those of `src` follow: value = lifted * factor - offset.
-
-    That is cheaper than a cast: integers become subnormal numbers, floats keep their exponent bias.
-    Both are exact. What is left out can be made up for in sums: `tilus.casts` has `lift_factor` and
-    `lift_offset` of a dtype.
-    """
-
-    src: Register
-
-    def result(self) -> Register:
-        registers = self.src.layout.registers
-        row = fast_cast(self.src.dtype, f16, registers)
-        if row is None or not row.lift:
-            raise TilusError(
-                f"lift: {registers} elements of {self.src.dtype} a thread cannot be lifted to"
-                " float16: cast them"
-            )
-        return Register("", f16, cast_layout(self.src.dtype, f16, self.src.layout))
-
-    def run(self, block: Block, src: Tile) -> Tile:
-        of = self.src.dtype
-        return f16.carry((of.values(src) + lift_offset(of)) / lift_factor(of))
-
-    def cuda(self, cu: Writer, out: Register) -> None:
-        row = fast_cast(self.src.dtype, f16, out.layout.registers)
-        assert row is not None
-        write_pairs(cu, self.src, out, row.lift, row.lift_arguments)
-
-    @classmethod
-    def samples(cls) -> list[Inst]:
-        tile = local(1, 4) * spatial(8, 4) * local(8, 1)
-        rows = {t: fast_cast(t, f16, tile.registers) for t in ALL if t.bits <= 8}
-        return [cls(Register("r0", t, tile)) for t, row in rows.items() if row and row.lift]
-
-
-def write_pairs(
-    cu: Writer, src: Register, out: Register, function: str, arguments: Arguments
-) -> None:
-    """Code that makes each word of `out`, two elements, by a function of a fast cast."""
-    for w in range(out.layout.registers // 2):
-        given = ", ".join(map(str, arguments(src.dtype, out.dtype, w)))
-        call = f"{function}<{kind(src.dtype)}, {given}>({cu.words(src)})"
-        cu.line(f"{cu.words(out)}[{w}] = {call};")
-
-
-def convert(tile: Tile, source: DType, target: DType) -> Tile:
-    """The meaning of a cast, on carried arrays; the same values as the device's."""
-    return target.carry(source.values(tile))
 
 
 def to_bits(tile: Tile, dtype: DType, layout: Layout) -> Tile:

@@ -1,9 +1,11 @@
 """How generated text spells a type: the prelude's tag for it, and what it is computed in."""
 
-from tilus.dtypes import DType, bf16, f16, f32
+import numpy as np
+
+from tilus.dtypes import DType, bf16, boolean, f16, f32
 from tilus.errors import TilusError
 
-STANDARD = {f16: "F16", bf16: "BF16", f32: "F32"}
+STANDARD = {f16: "F16", bf16: "BF16", f32: "F32", boolean: "Bool"}
 SPECIALS = {"none": "NONE", "fn": "FN", "ieee": "IEEE"}
 
 
@@ -12,15 +14,15 @@ def kind(t: DType) -> str:
     if t.bits == 64:
         raise TilusError(f"{t}: elements of 64 bits cannot be held in registers yet")
     match t.kind:
+        case _ if t in STANDARD:
+            return STANDARD[t]
         case "uint":
             return f"U<{t.bits}>"
         case "int":
             return f"I<{t.bits}>"
     if t.bits <= 8:
         return f"F<{t.exponent}, {t.mantissa}, {SPECIALS[t.specials]}>"
-    if t not in STANDARD:
-        raise TilusError(f"{t} cannot be held in registers yet: use one of {list(STANDARD)}")
-    return STANDARD[t]
+    raise TilusError(f"{t} cannot be held in registers yet: use one of {list(STANDARD)}")
 
 
 def arithmetic(t: DType) -> str:
@@ -31,3 +33,13 @@ def arithmetic(t: DType) -> str:
         case "int":
             return "int"
     return "float"
+
+
+def literal(t: DType, number: float) -> str:
+    """`number`, rounded to `t`, as a C expression."""
+    value = t.values(t.carry(np.float64(number)))[()]
+    if t.kind != "float":
+        return f"({arithmetic(t)}){value}"
+    if not np.isfinite(value):
+        return f"as_float({int(np.float32(value).view(np.uint32)):#x}u)"
+    return f"{number}"

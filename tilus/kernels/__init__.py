@@ -3,9 +3,11 @@
 from types import ModuleType
 
 import tilus.kernels.quantized_matmul as quantized_matmul
+import tilus.kernels.repack as repack
 import tilus.kernels.streaming_read as streaming_read
 
 LIBRARY: dict[str, ModuleType] = {
     "quantized_matmul": quantized_matmul,
     "streaming_read": streaming_read,
+    "repack": repack,
 }

@@ -38,7 +38,7 @@ from tilus.ir import (
     maximum,
     minimum,
 )
-from tilus.isa.memory import MATRIX
+from tilus.isa.matrices import MATRIX
 from tilus.isa.warpgroup import ROW, ROWS_SWIZZLED, sums_atom
 from tilus.kernels import weights
 from tilus.kernels.problem import (
@@ -113,7 +113,7 @@ def program(
 class Ring:
     """The shared memory of the steps under way: [stages, ...] each.
 
-    Where the copy engine brings words, they report to barriers.
+    What the copy engine brings reports to barriers.
     """
 
     a: Shared
@@ -121,6 +121,9 @@ class Ring:
     arrived: Shared | None
     scales: Shared | None
     zeros: Shared | None
+
+
+GroupRow = tuple[Global, Shared, tuple[Scalar, ...], tuple[Scalar, ...]]
 
 
 @dataclass(frozen=True)
@@ -248,19 +251,16 @@ class Kernel:
             with t.when(begin + ahead < end):
                 self.copy(t, sources, ring, copied)
             copied.advance(t)
-            t.commit_group()
+            if not self.bulk:
+                t.commit_group()
         done = Walk(t, begin, steps, rows, plan.stages)
         for u in t.range(begin, end):
-            t.wait_group(plan.stages - 2)
-            if ring.arrived is not None:
-                t.wait_barrier(ring.arrived, done.place, done.turn)
-            if plan.warpgroups:
-                t.fence_async()
-            t.synchronize()
+            self.wait_for_copies(t, ring, done)
             with t.when(u + (plan.stages - 1) < end):
                 self.copy(t, sources, ring, copied)
             copied.advance(t)
-            t.commit_group()
+            if not self.bulk:
+                t.commit_group()
             self.multiply(t, ring, done.place, sums)
             with t.when(equal(done.step, steps - 1) | equal(u, end - 1)):
                 if not self.grouped:
@@ -276,8 +276,10 @@ class Kernel:
         m, n, k, of = p["m"], p["n"], p["k"], self.problem.a_dtype
         columns = t.let(ceil_div(n, weights.TILE_N) * weights.tile_words(self.problem.b_dtype))
         groups = t.let(k // self.problem.group_size) if self.grouped else 1
+        # the copy engine takes all rows of the ring's tile at once
+        boxes = (k // ROW, m, ROW), (ROW, k, 1)
         return Sources(
-            t.view_global(p["a"], of, (m, k), (k, 1)),
+            t.view_global(p["a"], of, *(boxes if self.bulk else ((m, k), (k, 1)))),
             t.view_global(p["words"], u32, (ceil_div(k, STEP), columns), (columns, 1)),
             t.view_global(p["scales"], of, (groups, n), (n, 1)),
             t.view_global(p["zeros"], of, (groups, n), (n, 1)) if self.problem.zeros else None,
@@ -300,33 +302,68 @@ class Kernel:
             t.allocate_shared(of, per_group) if self.grouped and self.problem.zeros else None,
         )
 
+    def wait_for_copies(self, t: Tracer, ring: Ring, unit: Walk) -> None:
+        """Until the unit's operands are there, and nobody needs those of the one before."""
+        if ring.arrived is not None:
+            t.wait_barrier(ring.arrived, unit.place, unit.turn)
+        else:
+            t.wait_group(self.plan.stages - 2)
+            if self.plan.warpgroups:
+                t.fence_async()
+        t.synchronize()
+
     def copy(self, t: Tracer, sources: Sources, ring: Ring, unit: Walk) -> None:
         """Start to bring one unit's operands into its place of the ring."""
+        if ring.arrived is not None:
+            self.copy_in_bulk(t, sources, ring, ring.arrived, unit)
+            return
         plan, place = self.plan, unit.place
         k_start = unit.step * plan.block_k
         along_k, along_n = (0,) * self.check_k, (1,) * self.check_n
-        tiles = plan.block_k // STEP
-        words = ring.words.shape[2]
-        at, to, shape = (unit.step * tiles, unit.column * words), (place, 0, 0), (tiles, words)
-        if ring.arrived is None:
-            t.copy_async(sources.words, ring.words, at, to, shape, check=along_k + along_n)
-        else:
-            t.expect(ring.arrived, place, tiles * words * 4)
-            t.copy_bulk(sources.words, ring.words, at, to, shape, ring.arrived, place, HINT)
+        tiles, words = ring.words.shape[1:]
+        t.copy_async(
+            sources.words, ring.words, (unit.step * tiles, unit.column * words), (place, 0, 0),
+            (tiles, words), check=along_k + along_n,
+        )  # fmt: skip
         for row in range(plan.block_k // ROW):
             t.copy_async(
                 sources.a, ring.a, (unit.row * plan.block_m, k_start + row * ROW),
                 (place, row, 0, 0), (plan.block_m, ROW), check=(0, 1) if self.check_k else (0,),
             )  # fmt: skip
-        for source, target in ((sources.scales, ring.scales), (sources.zeros, ring.zeros)):
-            if source is None or target is None:
-                continue
-            for j in range(plan.block_k // self.fold):
-                group = (k_start + j * self.fold) // self.problem.group_size
-                t.copy_async(
-                    source, target, (group, unit.column * plan.block_n), (place, j, 0),
-                    (1, plan.block_n), check=along_k + along_n,
-                )  # fmt: skip
+        for source, target, at, to in self.group_rows(sources, ring, unit):
+            t.copy_async(source, target, at, to, (1, plan.block_n), check=along_k + along_n)
+
+    def copy_in_bulk(
+        self, t: Tracer, sources: Sources, ring: Ring, arrived: Shared, unit: Walk
+    ) -> None:
+        """The same by the copy engine."""
+        plan, place = self.plan, unit.place
+        tiles, words = ring.words.shape[1:]
+        rows = plan.block_k // ROW
+        per_group = self.group_rows(sources, ring, unit)
+        halves = plan.block_m * plan.block_k + len(per_group) * plan.block_n
+        t.expect(arrived, place, tiles * words * 4 + halves * 2)
+        t.copy_bulk(
+            sources.words, ring.words, (unit.step * tiles, unit.column * words), (place, 0, 0),
+            (tiles, words), arrived, place, HINT,
+        )  # fmt: skip
+        t.copy_tensor_async(
+            sources.a, ring.a, (unit.step * rows, unit.row * plan.block_m, 0), (place, 0, 0, 0),
+            (rows, plan.block_m, ROW), arrived, place,
+        )  # fmt: skip
+        for source, target, at, to in per_group:
+            t.copy_bulk(source, target, at, to, (1, plan.block_n), arrived, place)
+
+    def group_rows(self, sources: Sources, ring: Ring, unit: Walk) -> list[GroupRow]:
+        """Where the scales and zeros of each fold of a unit come from and go to."""
+        column = unit.column * self.plan.block_n
+        return [
+            (source, target, (first // self.problem.group_size, column), (unit.place, j, 0))
+            for source, target in ((sources.scales, ring.scales), (sources.zeros, ring.zeros))
+            if source is not None and target is not None
+            for j in range(self.plan.block_k // self.fold)
+            for first in [unit.step * self.plan.block_k + j * self.fold]
+        ]
 
     def multiply(self, t: Tracer, ring: Ring, place: Scalar, sums: Sums) -> None:
         """Add the product of one step to `sums`, in chunks of whole tiles and whole folds."""

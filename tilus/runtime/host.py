@@ -89,7 +89,7 @@ def run(
     the line of the text, that of the other access, what happened.
     """
     loaded = ctypes.CDLL(str(library))
-    kernel = getattr(loaded, f"run_{name}")
+    kernel, loaded.failure.restype = getattr(loaded, f"run_{name}"), ctypes.c_char_p
     numbers = [ctypes.c_int(a) if isinstance(a, int) else None for a in arguments]
     pointers = [
         ctypes.cast(ctypes.pointer(n), ctypes.c_void_p) if n is not None else address(a)
@@ -102,6 +102,8 @@ def run(
         int(backwards),
         (ctypes.c_int64 * len(sizes))(*sizes) if watched else None,
     )
+    if stuck and (failure := loaded.failure()):
+        raise TilusError(f"assert_: {failure.decode()}")
     if stuck:
         raise TilusError(
             "the threads of a block wait for each other for ever: a synchronize, or a warp's"

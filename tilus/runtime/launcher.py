@@ -1,13 +1,44 @@
 """Loading a cubin and launching its kernel on the current device, through cuda.core."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from cuda.bindings import driver
-from cuda.core import Device, LaunchConfig, ObjectCode, Stream, launch
+from cuda.core import Device, LaunchConfig, ObjectCode, Stream, TensorMapDescriptor, launch
+from cuda.core._tensor_map import TensorMapSwizzle
+from cuda.core.utils import StridedMemoryView
 
 from tilus.errors import TilusError
 
 MOST_STATIC_SHARED = 48 << 10  # bytes; more must be asked for
+SWIZZLES = {
+    0: TensorMapSwizzle.NONE,
+    32: TensorMapSwizzle.SWIZZLE_32B,
+    64: TensorMapSwizzle.SWIZZLE_64B,
+    128: TensorMapSwizzle.SWIZZLE_128B,
+}
+Extents = tuple[int, ...]
+
+
+def tensor_map(
+    address: int, bytes: int, shape: Extents, strides: Extents, box: Extents, swizzle: int
+) -> TensorMapDescriptor:
+    """What a kernel takes after its own arguments to move boxes of the tensor at `address`.
+
+    Its elements have so many `bytes`; `shape`, `strides` and `box` count elements.
+    """
+    described = {
+        "version": 3,
+        "data": (address, False),
+        "typestr": f"<u{bytes}",
+        "shape": shape,
+        "strides": tuple(stride * bytes for stride in strides),
+        "stream": None,
+    }
+    array = SimpleNamespace(__cuda_array_interface__=described)
+    view = StridedMemoryView.from_cuda_array_interface(array, stream_ptr=-1)  # nothing to wait for
+    made: TensorMapDescriptor = view.as_tensor_map(box, swizzle=SWIZZLES[swizzle])
+    return made
 
 
 class LoadedKernel:

@@ -9,6 +9,7 @@ template <int BITS> struct I { static constexpr int bits = BITS; };
 template <int EXPONENT, int MANTISSA, Specials SPECIALS> struct F {
   static constexpr int bits = 1 + EXPONENT + MANTISSA;
 };
+struct Bool { static constexpr int bits = 8; };
 struct F16 { static constexpr int bits = 16; };
 struct BF16 { static constexpr int bits = 16; };
 struct F32 { static constexpr int bits = 32; };
@@ -22,9 +23,25 @@ template <int FIRST, int BITS> FUNCTION uint32_t get_bits(const uint32_t* words)
 
 template <int FIRST, int BITS> FUNCTION void set_bits(uint32_t* words, uint32_t value) {
   constexpr int word = FIRST / 32, shift = FIRST % 32;
-  static_assert(shift + BITS <= 32, "an element that is written does not straddle words");
-  constexpr uint32_t mask = (BITS == 32 ? ~0u : (1u << BITS % 32) - 1) << shift;
+  constexpr uint32_t all = BITS == 32 ? ~0u : (1u << BITS % 32) - 1, mask = all << shift;
   words[word] = (words[word] & ~mask) | (value << shift & mask);
+  if constexpr (shift + BITS > 32) {
+    constexpr uint32_t rest = all >> (32 - shift);
+    words[word + 1] = (words[word + 1] & ~rest) | (value >> (32 - shift) & rest);
+  }
+}
+
+// An element of BITS bits at bit `offset` of memory, to bit PLACE of `words`; zero where not `inside`.
+template <int BITS, int PLACE>
+FUNCTION void load_bits(uint32_t* words, const char* memory, int64_t offset, bool inside) {
+  uint32_t value = 0;
+  if (inside) {
+    const int shift = (int)(offset % 8);
+    const uint8_t* from = (const uint8_t*)memory + offset / 8;
+    value = from[0] >> shift;
+    if (shift + BITS > 8) value |= (uint32_t)from[1] << (8 - shift);
+  }
+  set_bits<PLACE, BITS>(words, value);
 }
 
 FUNCTION float power_of_two(int exponent) { return as_float((uint32_t)(exponent + 127) << 23); }
@@ -44,21 +61,61 @@ template <int E, int M, Specials S> FUNCTION float decode(uint32_t code) {
   return as_float(sign | as_bits(size));
 }
 
+// The code nearest to a number, ties to the even code. Beyond the largest value lies infinity (IEEE),
+// else nothing: the largest value is taken, and for NaN too where there is none.
+template <int E, int M, Specials S> FUNCTION uint32_t encode(float value) {
+  constexpr int bias = (1 << (E - 1)) - 1;
+  constexpr uint32_t all = (1u << (E + M)) - 1;
+  constexpr uint32_t largest = all - (S == NONE ? 0 : S == FN ? 1 : 1u << M);
+  constexpr uint32_t beyond = S == IEEE ? largest + 1 : largest;
+  constexpr uint32_t nan = S == NONE ? largest : S == FN ? all : largest + 1 + (1u << M >> 1);
+  const uint32_t bits = as_bits(value), size = bits & 0x7FFFFFFF, sign = bits >> 31 << (E + M);
+  if (size > 0x7F800000u) return S == NONE ? nan : nan | sign;
+  uint32_t code;
+  if (size < (uint32_t)(128 - bias) << 23) {  // subnormal: a sum whose last bit is the smallest step
+    const float step = power_of_two(24 - bias - M);
+    code = as_bits(as_float(size) + step) - as_bits(step);
+  } else {
+    const uint32_t moved = size - ((uint32_t)(127 - bias) << 23);
+    code = (moved + (1u << (22 - M)) - 1 + (moved >> (23 - M) & 1)) >> (23 - M);
+  }
+  return (code > largest ? beyond : code) | sign;
+}
+
+// A 32-bit integer as a float32 whose last bit tells of what is cut off: rounding it again, to fewer
+// bits, gives what rounding the integer once would.
+FUNCTION float to_odd(unsigned value) {
+  return (float)(value < 1u << 24 ? value : (value & ~0xFFu) | (value & 0xFF ? 0x100u : 0u));
+}
+FUNCTION float to_odd(int value) {
+  const float size = to_odd(value < 0 ? 0u - (unsigned)value : (unsigned)value);
+  return value < 0 ? -size : size;
+}
+
 template <class T> struct Element;
 template <int N> struct Element<U<N>> {
+  static constexpr unsigned most = N == 32 ? ~0u : (1u << N % 32) - 1;
   static FUNCTION unsigned value(uint32_t bits) { return bits; }
-  static FUNCTION uint32_t bits(unsigned value) { return value; }
-  static FUNCTION uint32_t bits(int value) { return (uint32_t)value; }
+  static FUNCTION uint32_t bits(unsigned value) { return value > most ? most : value; }
+  static FUNCTION uint32_t bits(int value) { return value < 0 ? 0 : bits((unsigned)value); }
   static FUNCTION uint32_t bits(float value) { return round_to_unsigned<N>(value); }
 };
 template <int N> struct Element<I<N>> {
+  static constexpr int most = (int)((1u << (N - 1)) - 1);
   static FUNCTION int value(uint32_t bits) { return (int)(bits << (32 - N)) >> (32 - N); }
-  static FUNCTION uint32_t bits(int value) { return (uint32_t)value; }
-  static FUNCTION uint32_t bits(unsigned value) { return value; }
+  static FUNCTION uint32_t bits(int value) {
+    return (uint32_t)(value > most ? most : value < -most - 1 ? -most - 1 : value);
+  }
+  static FUNCTION uint32_t bits(unsigned value) { return value > (unsigned)most ? most : value; }
   static FUNCTION uint32_t bits(float value) { return round_to_signed<N>(value); }
+};
+template <> struct Element<Bool> {
+  static FUNCTION unsigned value(uint32_t bits) { return bits; }
+  template <class V> static FUNCTION uint32_t bits(V value) { return value != 0; }
 };
 template <int E, int M, Specials S> struct Element<F<E, M, S>> {
   static FUNCTION float value(uint32_t bits) { return decode<E, M, S>(bits); }
+  static FUNCTION uint32_t bits(float value) { return encode<E, M, S>(value); }
 };
 template <> struct Element<F16> {
   static FUNCTION float value(uint32_t bits) { return f16_to_f32((uint16_t)bits); }
@@ -116,6 +173,7 @@ constexpr FUNCTION uint32_t bf16_power_of_two(int exponent) { return (uint32_t)(
 
 template <class T> struct Integer;
 template <int N> struct Integer<U<N>> { static constexpr uint32_t sign = 0; };
+template <> struct Integer<Bool> { static constexpr uint32_t sign = 0; };
 template <int N> struct Integer<I<N>> { static constexpr uint32_t sign = 1u << (N - 1); };
 
 // Integers to float16 without conversion instructions. A field q at bit p of the mantissa of
@@ -217,9 +275,24 @@ FUNCTION uint32_t join(const uint32_t* words, int low, int high) {
   const uint32_t first = words[low / 2] >> (low % 2 * 16) & 0xFFFF;
   return first | words[high / 2] >> (high % 2 * 16) << 16;
 }
+FUNCTION uint32_t byte_at(const uint32_t* words, int place) {
+  return words[place / 4] >> (place % 4 * 8) & 0xFF;
+}
+FUNCTION uint32_t join_bytes(const uint32_t* words, int a, int b, int c, int d) {
+  return byte_at(words, a) | byte_at(words, b) << 8 | byte_at(words, c) << 16 | byte_at(words, d) << 24;
+}
 FUNCTION uint32_t f32_to_f16_pair(uint32_t low, uint32_t high) {
   return f16_pair(as_float(low), as_float(high));
 }
 FUNCTION uint32_t f32_to_bf16_pair(uint32_t low, uint32_t high) {
   return f32_to_bf16(as_float(low)) | f32_to_bf16(as_float(high)) << 16;
+}
+
+// The N-bit fields at bits LOW and HIGH, each at the bottom of one of two neighbours: bytes, or the
+// halves of a byte.
+template <int N, int LOW, int HIGH> FUNCTION uint32_t neighbours(const uint32_t* words) {
+  if constexpr (N == 8)
+    return permute_bytes(words[LOW / 32], words[HIGH / 32],
+                         LOW / 8 % 4 | (HIGH / 8 % 4 + 4) << 4 | 0x4400);
+  else return get_bits<LOW, N>(words) | get_bits<HIGH, N>(words) << (N > 4 ? 8 : 4);
 }

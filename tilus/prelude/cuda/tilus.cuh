@@ -87,6 +87,9 @@ FUNCTION uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 #include "bits.cuh"
+#include "conversions.cuh"
+#include "arithmetic.cuh"
+#include "debugging.cuh"
 
 // Moves of BYTES between memory and the registers that begin SHIFT bits into `words`; where `inside`
 // is false, zeros arrive and nothing is stored.
@@ -163,6 +166,20 @@ template <int COUNT> FUNCTION void load_matrix(uint32_t* words, const char* row)
                  : "=r"(words[0]) : "r"(from) : "memory");
 }
 
+template <int COUNT> FUNCTION void load_matrix_transposed(uint32_t* words, const char* row) {
+  const uint32_t from = shared_address(row);
+  if constexpr (COUNT == 4)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(from) : "memory");
+  if constexpr (COUNT == 2)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(words[0]), "=r"(words[1]) : "r"(from) : "memory");
+  if constexpr (COUNT == 1)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
+                 : "=r"(words[0]) : "r"(from) : "memory");
+}
+
 // 9.7.14.5.8 mma.m16n8k16, the accumulator in place
 #define MMA_M16N8K16(name, type)                                                                \
   FUNCTION void name(uint32_t* d, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,           \
@@ -175,9 +192,29 @@ template <int COUNT> FUNCTION void load_matrix(uint32_t* words, const char* row)
 MMA_M16N8K16(mma_m16n8k16_f16, "f16")
 MMA_M16N8K16(mma_m16n8k16_bf16, "bf16")
 
+#include "mma.cuh"
 #include "warpgroup.cuh"
 
+// The lanes of this thread's warp that exist in a block of THREADS.
+template <int THREADS> FUNCTION uint32_t lanes() {
+  if (THREADS % 32 == 0 || threadIdx.x < THREADS / 32 * 32) return ~0u;
+  return (1u << THREADS % 32) - 1;
+}
+// 9.7.9.6 shfl.sync: the value of the lane whose number differs in the bits of MASK
+template <int MASK, int THREADS, class V> FUNCTION V shuffle_xor(V value) {
+  return __shfl_xor_sync(lanes<THREADS>(), value, MASK);
+}
+// The value of another lane of the warp.
+template <int THREADS> FUNCTION uint32_t shuffle(uint32_t value, int lane) {
+  return __shfl_sync(lanes<THREADS>(), value, lane);
+}
+
 FUNCTION void synchronize() { __syncthreads(); }
+// 9.7.13.1 bar, by its number
+template <int NAME, int THREADS> FUNCTION void synchronize_group() {
+  asm volatile("bar.sync %0, %1;" ::"n"(NAME), "n"(THREADS) : "memory");
+}
+FUNCTION unsigned block_thread() { return threadIdx.x; }
 
 // Thread 0 adds for the block. The fences and barriers make what the block wrote visible to who
 // sees the sum, and what others wrote visible to the block (8.10, causality order).
@@ -190,6 +227,46 @@ FUNCTION int atomic_add(int* where, int value, int* mailbox) {
   }
   __syncthreads();
   return *mailbox;
+}
+
+// The same for other operations.
+#define ATOMIC(name, call, ...)                                    \
+  FUNCTION int name(int* where, __VA_ARGS__, int* mailbox) {       \
+    __syncthreads();                                               \
+    if (threadIdx.x == 0) {                                        \
+      __threadfence();                                             \
+      *mailbox = call;                                             \
+      __threadfence();                                             \
+    }                                                              \
+    __syncthreads();                                               \
+    return *mailbox;                                               \
+  }
+ATOMIC(atomic_max, atomicMax(where, value), int value)
+ATOMIC(atomic_min, atomicMin(where, value), int value)
+ATOMIC(atomic_exchange, atomicExch(where, value), int value)
+ATOMIC(atomic_and, atomicAnd(where, value), int value)
+ATOMIC(atomic_or, atomicOr(where, value), int value)
+ATOMIC(atomic_xor, atomicXor(where, value), int value)
+ATOMIC(atomic_compare_exchange, atomicCAS(where, expected, value), int expected, int value)
+
+// 9.7.9.8 ld.acquire, 9.7.9.12 st.release
+FUNCTION int load_acquire(const int* where, int* mailbox) {
+  __syncthreads();
+  if (threadIdx.x == 0)
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(*mailbox) : "l"(where) : "memory");
+  __syncthreads();
+  return *mailbox;
+}
+FUNCTION void store_release(int* where, int value) {
+  __syncthreads();
+  if (threadIdx.x == 0)
+    asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(where), "r"(value) : "memory");
+}
+
+FUNCTION void assert_that(bool condition, const char* message) {
+  if (condition) return;
+  if (threadIdx.x == 0) printf("assert_: %s\n", message);
+  __trap();
 }
 
 #include "hopper.cuh"

@@ -4,7 +4,7 @@
 // A thread is a fiber. The fibers of a block run one after another, each until it has to wait for
 // others, in an order that the caller chooses; so what one thread may not yet have written when
 // another reads it is really not there. Asynchronous copies happen when they are waited for, and
-// fresh shared memory is garbage.
+// fresh shared memory is garbage. The blocks of a cluster take turns too; clusters run one by one.
 //
 // Only the C library is used, so that any C++17 compiler will do.
 #pragma once
@@ -18,6 +18,7 @@
 
 #define FUNCTION inline
 #define KERNEL(threads, blocks_per_sm) static void
+#define CLUSTER(x, y, z)
 #define BLOCK_VARIABLES(shared_bytes)                                              \
   char* const shared = block.shared;                                               \
   const unsigned thread = block.running, block_x = block.x, block_y = block.y, block_z = block.z; \
@@ -25,6 +26,9 @@
 
 template <class T> inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> inline T max(T a, T b) { return a < b ? b : a; }
+inline float min(float a, float b) { return fminf(a, b); }  // the number, where the other is NaN
+inline float max(float a, float b) { return fmaxf(a, b); }
+inline float rsqrtf(float a) { return 1 / sqrtf(a); }
 
 #include "watch.cuh"
 
@@ -33,8 +37,8 @@ struct Copy {
   const char* from;
   int bytes, group;
   bool inside;
-  int line;
   const char* barrier;  // that it reports to, if any
+  int line;
 };
 
 struct Copies {
@@ -49,41 +53,54 @@ struct Barrier {
 struct Fiber {
   ucontext_t where;
   bool done;
-  Copies started;  // and not waited for
-  int group;
+  Copies started, stores;  // and not waited for
+  int group, store_group;
   int parity;  // which of its warp's mailboxes the next exchange takes
 };
 
-constexpr int MOST_THREADS = 1024, STACK = 256 << 10, WARP = 32, MAIL = 6;
+constexpr int MOST_CLUSTER = 8, MOST_THREADS = 1024, STACK = 256 << 10, WARP = 32, MAIL = 6;
 
 struct Block {
-  int x, y, z, threads, running, progress;
+  int x, y, z, rank, threads, running;
   char* shared;
   char* stacks;
   Fiber fibers[MOST_THREADS];
   Copies bulk;  // that report to barriers
-  Barrier all, warps[MOST_THREADS / WARP];
+  Barrier all, named[16], warps[MOST_THREADS / WARP];
   uint64_t mail[MOST_THREADS / WARP][2][WARP][MAIL];
   ucontext_t scheduler;
   void (*kernel)(void**);
   void** arguments;
 };
-static Block block;
+static Block blocks[MOST_CLUSTER], *current = blocks;  // of a cluster; the one that runs
+static Barrier meeting;                                // of all threads of a cluster
+static int in_cluster, progress;                       // blocks; what happened that some may wait for
+#define block (*current)
 
 inline void wait_at(Barrier& barrier, int expected) {
   const int turn = barrier.turn, me = block.running;
   if (++barrier.arrived == expected) {
-    barrier.arrived = 0, barrier.turn++, block.progress++;
+    barrier.arrived = 0, barrier.turn++, progress++;
     return;
   }
   while (barrier.turn == turn) swapcontext(&block.fibers[me].where, &block.scheduler);
 }
-inline void synchronize() {
-  const int parity = block.all.turn % 2;
-  release(watch.all[parity], block.running);
-  wait_at(block.all, block.threads);
-  acquire(watch.all[parity], block.running);
+inline int thread_of_cluster() { return block.rank * block.threads + block.running; }
+// The same, and all see what the others did before.
+inline void meet_at(Barrier& barrier, int expected) {
+  const int turn = barrier.turn;
+  release(&barrier, turn, thread_of_cluster());
+  wait_at(barrier, expected);
+  acquire(&barrier, turn, thread_of_cluster());
 }
+inline bool touch(const void* from, int bytes, Action action, int line) {
+  return touch(from, bytes, action, thread_of_cluster(), line);
+}
+inline void synchronize() { meet_at(block.all, block.threads); }
+template <int NAME, int THREADS> inline void synchronize_group() {
+  meet_at(block.named[NAME], THREADS);
+}
+inline unsigned block_thread() { return block.running; }
 
 // Every lane posts some numbers and sees those of all: one barrier an exchange, since the next one
 // takes the other mailbox.
@@ -93,8 +110,20 @@ inline uint64_t (*exchange(const uint64_t* numbers, int count))[MAIL] {
   auto& mail = block.mail[warp][me.parity];
   me.parity ^= 1;
   for (int i = 0; i < count; i++) mail[lane][i] = numbers[i];
-  wait_at(block.warps[warp], WARP);
+  wait_at(block.warps[warp], min(WARP, block.threads - warp * WARP));
   return mail;
+}
+// The value of the lane whose number differs in the bits of MASK, in a block of THREADS.
+template <int MASK, int THREADS, class V> inline V shuffle_xor(V value) {
+  uint64_t bits = 0;
+  memcpy(&bits, &value, 4);
+  memcpy(&value, &exchange(&bits, 1)[(block.running % WARP) ^ MASK][0], 4);
+  return value;
+}
+
+template <int THREADS> inline uint32_t shuffle(uint32_t value, int lane) {
+  const uint64_t bits = value;
+  return (uint32_t)exchange(&bits, 1)[lane][0];
 }
 
 inline float as_float(uint32_t bits) { float value; memcpy(&value, &bits, 4); return value; }
@@ -154,15 +183,18 @@ inline uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 #include "bits.cuh"
+#include "conversions.cuh"
+#include "arithmetic.cuh"
+#include "debugging.cuh"
 
 template <int BYTES, int SHIFT> inline void load(uint32_t* words, const char* from, bool inside, int line) {
   uint32_t value[4] = {};
-  if (inside && touch(from, BYTES, READS, block.running, line)) memcpy(value, from, BYTES);
+  if (inside && touch(from, BYTES, READS, line)) memcpy(value, from, BYTES);
   if constexpr (BYTES < 4) set_bits<SHIFT, 8 * BYTES>(words, value[0]);
   else memcpy(words, value, BYTES);
 }
 template <int BYTES, int SHIFT> inline void store(char* to, const uint32_t* words, bool inside, int line) {
-  if (!inside || !touch(to, BYTES, WRITES, block.running, line)) return;
+  if (!inside || !touch(to, BYTES, WRITES, line)) return;
   if constexpr (BYTES < 4) {
     const uint32_t value = get_bits<SHIFT, 8 * BYTES>(words);
     memcpy(to, &value, BYTES);
@@ -194,23 +226,28 @@ inline void perform(const Copy& copy) {
 }
 template <int BYTES> inline void copy_async(char* to, const char* from, bool inside, HERE) {
   Fiber& me = block.fibers[block.running];
-  inside = inside && touch(from, BYTES, READS, block.running, line);
-  if (copy_starts(to, BYTES, block.running, line)) add(me.started, {to, from, BYTES, me.group, inside, line});
+  inside = inside && touch(from, BYTES, READS, line);
+  if (copy_starts(to, BYTES, thread_of_cluster(), line))
+    add(me.started, {to, from, BYTES, me.group, inside, nullptr, line});
 }
 inline void commit_group() { block.fibers[block.running].group++; }
-template <int PENDING> inline void wait_group() {
-  Fiber& me = block.fibers[block.running];
+// Those of groups before `group` happen.
+inline void perform_before(Copies& all, int group) {
   int kept = 0;
-  for (int i = 0; i < me.started.count; i++) {
-    const Copy copy = me.started.copies[i];
-    if (copy.group >= me.group - PENDING) {
-      me.started.copies[kept++] = copy;
+  for (int i = 0; i < all.count; i++) {
+    const Copy copy = all.copies[i];
+    if (copy.group >= group) {
+      all.copies[kept++] = copy;
       continue;
     }
-    copy_ends(copy.to, copy.bytes, block.running, copy.line);
+    copy_ends(copy.to, copy.bytes, thread_of_cluster(), copy.line);
     perform(copy);
   }
-  me.started.count = kept;
+  all.count = kept;
+}
+template <int PENDING> inline void wait_group() {
+  Fiber& me = block.fibers[block.running];
+  perform_before(me.started, me.group - PENDING);
 }
 
 // Lane 8j + i gives the address of row i of matrix j; lane l gets elements 2(l % 4), 2(l % 4) + 1 of
@@ -221,8 +258,19 @@ template <int COUNT> inline void load_matrix(uint32_t* words, const char* row, H
   auto mail = exchange(&mine, 1);
   for (int j = 0; j < COUNT; j++) {
     const char* from = (const char*)mail[8 * j + lane / 4][0] + lane % 4 * 4;
-    if (touch(from, 4, READS, block.running, line)) memcpy(words + j, from, 4);
+    if (touch(from, 4, READS, line)) memcpy(words + j, from, 4);
   }
+}
+
+template <int COUNT> inline void load_matrix_transposed(uint32_t* words, const char* row, HERE) {
+  const int lane = block.running % WARP;
+  const uint64_t mine = (uint64_t)row;
+  auto mail = exchange(&mine, 1);
+  for (int j = 0; j < COUNT; j++)
+    for (int i = 0; i < 2; i++) {
+      const char* from = (const char*)mail[8 * j + lane % 4 * 2 + i][0] + lane / 4 * 2;
+      if (touch(from, 2, READS, line)) memcpy((char*)(words + j) + 2 * i, from, 2);
+    }
 }
 
 inline float half_of(uint64_t word, int i, bool bf16) {
@@ -254,13 +302,59 @@ inline void mma_m16n8k16(uint32_t* d, const uint64_t* mine, bool bf16) {
 MMA_M16N8K16(mma_m16n8k16_f16, false)
 MMA_M16N8K16(mma_m16n8k16_bf16, true)
 
+#include "mma.cuh"
 #include "warpgroup.cuh"
 
+inline void meet_others(const int* where) {
+  observe(where, thread_of_cluster()), publish(where, thread_of_cluster());
+}
 inline int atomic_add(int* where, int value, int* mailbox) {
   synchronize();
-  if (block.running == 0) meet(where), *mailbox = *where, *where += value;
+  if (block.running == 0) {
+    meet_others(where);
+    *mailbox = *where, *where += value;
+  }
   synchronize();
   return *mailbox;
+}
+
+#define ATOMIC(name, update, ...)                                \
+  inline int name(int* where, __VA_ARGS__, int* mailbox) {       \
+    synchronize();                                               \
+    if (block.running == 0) {                                    \
+      meet_others(where);                                        \
+      const int there = *where;                                  \
+      *mailbox = there, *where = update;                         \
+    }                                                            \
+    synchronize();                                               \
+    return *mailbox;                                             \
+  }
+ATOMIC(atomic_max, max(there, value), int value)
+ATOMIC(atomic_min, min(there, value), int value)
+ATOMIC(atomic_exchange, value, int value)
+ATOMIC(atomic_and, there & value, int value)
+ATOMIC(atomic_or, there | value, int value)
+ATOMIC(atomic_xor, there ^ value, int value)
+ATOMIC(atomic_compare_exchange, there == expected ? value : there, int expected, int value)
+
+inline int load_acquire(const int* where, int* mailbox) {
+  synchronize();
+  if (block.running == 0) observe(where, thread_of_cluster()), *mailbox = *where;
+  synchronize();
+  return *mailbox;
+}
+inline void store_release(int* where, int value) {
+  synchronize();
+  if (block.running == 0) publish(where, thread_of_cluster()), *where = value;
+}
+
+// The message of the assertion that failed, if one did.
+static const char* failed;
+extern "C" const char* failure() { return failed; }
+inline void assert_that(bool condition, const char* message) {
+  if (condition) return;
+  failed = message;
+  for (;;) swapcontext(&block.fibers[block.running].where, &block.scheduler);  // never goes on
 }
 
 #include "hopper.cuh"
@@ -268,50 +362,84 @@ inline int atomic_add(int* where, int value, int* mailbox) {
 inline void fiber_main() {
   block.kernel(block.arguments);
   block.fibers[block.running].done = true;
-  block.progress++;
+  progress++;
 }
 
-// Run every block of a grid; 0 if all ended, 1 if threads waited for each other for ever. In a
-// block the threads take turns upwards, or downwards if `backwards`. Where `sizes` says how many
-// bytes each of the `count` arguments points at, accesses are watched.
+// The block that runs is number `rank` of its cluster, and nothing has happened in it.
+inline void begin(int rank, int shared_bytes) {
+  block.rank = rank;
+  memset(block.shared, 0xFF, shared_bytes);
+  watch_block(rank, block.shared, shared_bytes);
+  block.all = {}, block.bulk.count = 0;
+  for (auto& barrier : block.named) barrier = {};
+  for (auto& warp : block.warps) warp = {};
+  for (int t = 0; t < block.threads; t++) {
+    Fiber& fiber = block.fibers[t];
+    fiber.done = false, fiber.started.count = fiber.group = fiber.parity = 0;
+    fiber.stores.count = fiber.store_group = 0;
+    products_of(t).count = products_of(t).group = 0;
+    getcontext(&fiber.where);
+    fiber.where.uc_stack.ss_sp = block.stacks + (size_t)t * STACK;
+    fiber.where.uc_stack.ss_size = STACK;
+    fiber.where.uc_link = &block.scheduler;
+    makecontext(&fiber.where, fiber_main, 0);
+  }
+}
+// Each thread of the block that runs goes on until it has to wait; how many came to their end.
+inline int turn(bool backwards) {
+  int ended = 0;
+  for (int i = 0; i < block.threads; i++) {
+    block.running = backwards ? block.threads - 1 - i : i;
+    Fiber& fiber = block.fibers[block.running];
+    if (fiber.done) continue;
+    swapcontext(&block.scheduler, &fiber.where);
+    ended += fiber.done;
+  }
+  return ended;
+}
+
+struct Extent { int x, y, z; };
+
+// Run every block of a grid; 0 if all ended, 1 if an assertion failed or threads waited for each
+// other for ever. In a block the threads take turns upwards, or downwards if `backwards`, and so do
+// a cluster's blocks. Where `sizes` says how many bytes each of the `count` arguments points at,
+// accesses are watched.
 inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int threads,
-                  int shared_bytes, int backwards, const int64_t* sizes, int count) {
-  block.kernel = kernel, block.arguments = arguments, block.threads = threads;
-  block.shared = (char*)aligned_alloc(1024, (shared_bytes / 1024 + 1) * 1024);
-  block.stacks = (char*)mmap(nullptr, (size_t)threads * STACK, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  watch_launch(grid[0] * grid[1] * grid[2], threads, sizes, arguments, count);
+                  int shared_bytes, int backwards, Extent cluster, const int64_t* sizes, int count) {
+  failed = nullptr;
+  in_cluster = cluster.x * cluster.y * cluster.z;
+  products = (Products*)calloc((size_t)in_cluster * threads, sizeof(Products));
+  const size_t stack_bytes = (size_t)threads * STACK;
+  for (current = blocks; current < blocks + in_cluster; current++) {
+    block.kernel = kernel, block.arguments = arguments, block.threads = threads;
+    block.shared = (char*)aligned_alloc(1024, (shared_bytes / 1024 + 1) * 1024);
+    block.stacks = (char*)mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  }
   int stuck = 0;
-  for (int i = 0; i < grid[0] * grid[1] * grid[2] && !stuck; i++) {
-    block.x = i % grid[0], block.y = i / grid[0] % grid[1], block.z = i / grid[0] / grid[1];
-    memset(block.shared, 0xFF, shared_bytes);
-    watch_block(i, block.shared, shared_bytes);
-    block.all = {}, block.bulk.count = 0;
-    for (auto& warp : block.warps) warp = {};
-    for (int t = 0; t < threads; t++) {
-      Fiber& fiber = block.fibers[t];
-      fiber.done = false, fiber.started.count = fiber.group = fiber.parity = 0;
-      products[t].count = products[t].group = 0;
-      getcontext(&fiber.where);
-      fiber.where.uc_stack.ss_sp = block.stacks + (size_t)t * STACK;
-      fiber.where.uc_stack.ss_size = STACK;
-      fiber.where.uc_link = &block.scheduler;
-      makecontext(&fiber.where, fiber_main, 0);
+  const int x = grid[0] / cluster.x, y = grid[1] / cluster.y, z = grid[2] / cluster.z;
+  watch_launch(x * y * z, in_cluster, threads, sizes, arguments, count);
+  for (int i = 0; i < x * y * z && !stuck; i++) {
+    meeting = {};
+    watch_cluster(i);
+    for (int rank = 0; rank < in_cluster; rank++) {
+      current = blocks + rank;
+      block.x = i % x * cluster.x + rank % cluster.x;
+      block.y = i / x % y * cluster.y + rank / cluster.x % cluster.y;
+      block.z = i / x / y * cluster.z + rank / cluster.x / cluster.y;
+      begin(rank, shared_bytes);
     }
-    for (int alive = threads; alive && !stuck;) {
-      const int before = block.progress;
-      for (int turn = 0; turn < threads; turn++) {
-        block.running = backwards ? threads - 1 - turn : turn;
-        Fiber& fiber = block.fibers[block.running];
-        if (fiber.done) continue;
-        swapcontext(&block.scheduler, &fiber.where);
-        alive -= fiber.done;
+    for (int alive = in_cluster * threads; alive && !stuck;) {
+      const int before = progress;
+      for (int b = 0; b < in_cluster; b++) {
+        current = blocks + (backwards ? in_cluster - 1 - b : b);
+        alive -= turn(backwards);
       }
-      stuck = alive && block.progress == before;
+      stuck = alive && progress == before;
     }
   }
-  watch_ends();
-  munmap(block.stacks, (size_t)threads * STACK);
-  free(block.shared);
+  for (current = blocks; current < blocks + in_cluster; current++)
+    munmap(block.stacks, stack_bytes), free(block.shared);
+  free(products), watch_ends();
   return stuck;
 }

@@ -15,7 +15,8 @@ struct Products {
   Product begun[MOST_PRODUCTS];
   int count, group;
 };
-static Products products[MOST_THREADS];
+static Products* products;  // by block and thread
+inline Products& products_of(int thread) { return products[block.rank * block.threads + thread]; }
 
 // The element in `row` and `column` of a tile of 16-bit elements, through the descriptor and the
 // swizzle: 16-byte parts of a row change places as its number modulo 8 says.
@@ -25,7 +26,7 @@ inline uint16_t element_at(Descriptor tile, int row, int column, int line) {
   const int at = start + row / GROUP_ROWS * next + row % GROUP_ROWS * ROW_BYTES + 2 * column;
   const char* from = block.shared + (at ^ (at >> 7 & 7) << 4);
   uint16_t bits = 0x7E00;
-  if (touch(from, 2, READS, block.running, line)) memcpy(&bits, from, 2);
+  if (touch(from, 2, READS, line)) memcpy(&bits, from, 2);
   return bits;
 }
 inline Descriptor matrix_descriptor(const char* tile) { return descriptor_of((uint32_t)(tile - block.shared)); }
@@ -33,7 +34,7 @@ inline Descriptor matrix_descriptor(const char* tile) { return descriptor_of((ui
 inline void warpgroup_dot(uint32_t* d, const uint64_t* mine, Descriptor b, int columns, bool bf16,
                           int line) {
   const int thread = block.running, g = thread % WARP / 4;
-  Products& mine_too = products[thread];
+  Products& mine_too = products_of(thread);
   auto mail = exchange(mine, 4);
   if (mine_too.count == MOST_PRODUCTS) abort();  // nobody waits for so many
   Product& product = mine_too.begun[mine_too.count++];
@@ -64,9 +65,9 @@ template <int N> struct WarpgroupDot {
     warpgroup_dot(d, mine, b, N, true, line);
   }
 };
-inline void commit_dots() { products[block.running].group++; }
+inline void commit_dots() { products_of(block.running).group++; }
 template <int PENDING> inline void wait_dots() {
-  Products& mine = products[block.running];
+  Products& mine = products_of(block.running);
   int kept = 0;
   for (int i = 0; i < mine.count; i++) {
     if (mine.begun[i].group >= mine.group - PENDING) mine.begun[kept++] = mine.begun[i];

@@ -41,7 +41,7 @@ struct Page {
   Shadow bytes[PAGE];
 };
 
-struct Extent {
+struct Range {
   const char* from;
   int64_t size;
 };
@@ -52,32 +52,28 @@ struct Clock {  // what of each block is visible, by a counter in global memory
   Clock* next;
 };
 
-constexpr int MOST_CLOCKS = 1025;  // threads, and the copy engine
+// A moment says how far each thread of a cluster, and the copy engine of each of its blocks, has
+// come, as far as somebody knows.
+typedef int* Moment;
 
-struct Moment {  // how far each thread has come, as far as somebody knows
-  int of[MOST_CLOCKS];
-};
-
-struct BarrierClock {  // what was released at a barrier in shared memory, in even and odd phases
+struct Meeting {  // what was released at a barrier, in even and odd turns
   const void* where;
-  Moment phases[2];
-  BarrierClock* next;
+  Moment turns[2];
+  Meeting* next;
 };
 
 struct Watch {
   bool on;
-  int blocks, threads, current, extents;
-  Extent* extent;
-  int64_t shared_bytes;
-  const char* shared;
+  int clusters, current, width, ranges, in_cluster;
+  Range* range;
+  Range shared[8];  // of each block of the cluster
   Page* pages[1 << 14];
   Clock* clocks;
-  int* seen;  // of each block by the current one
+  int* seen;  // of each cluster by the current one
   int* ticks;
-  int now[MOST_CLOCKS];  // of each thread: a release begins another time
-  Moment* known;         // to each thread
-  Moment all[2];         // what was released to the next `synchronize`, in even and odd turns
-  BarrierClock* barriers;
+  Moment now;     // a release begins another time of the thread
+  Moment* known;  // to each thread
+  Meeting* meetings;
   int length;
   char findings[FINDINGS];
 };
@@ -100,19 +96,26 @@ inline Shadow& shadow_of(const char* byte) {
   return page->bytes[(uintptr_t)byte % PAGE];
 }
 
-inline bool is_shared(const char* byte) {
-  return byte >= watch.shared && byte < watch.shared + watch.shared_bytes;
+inline const Range* range_of(const char* from, int bytes, const Range* all, int count) {
+  for (int i = 0; i < count; i++)
+    if (from >= all[i].from && from + bytes <= all[i].from + all[i].size) return all + i;
+  return nullptr;
+}
+inline const Range* shared_range(const char* from, int bytes) {
+  return range_of(from, bytes, watch.shared, watch.in_cluster);
+}
+inline const Range* global_range(const char* from, int bytes) {
+  return range_of(from, bytes, watch.range, watch.ranges);
 }
 
 inline void tell(const char* what, const char* byte, int thread, int line, int other, int other_line) {
-  const char* space = is_shared(byte) ? "shared" : "global";
-  long long place = (long long)(byte - watch.shared);
-  for (int i = 0; i < watch.extents && !is_shared(byte); i++)
-    if (byte >= watch.extent[i].from && byte < watch.extent[i].from + watch.extent[i].size)
-      place = byte - watch.extent[i].from;
+  const Range* shared = shared_range(byte, 1);
+  const Range* range = shared ? shared : global_range(byte, 1);
   char text[256];
-  const int length = snprintf(text, sizeof text, "%d %d %s byte %lld, block %d: thread %d %s thread %d\n", line,
-                              other_line, space, place, watch.current, thread, what, other);
+  const int length =
+      snprintf(text, sizeof text, "%d %d %s byte %lld, block %d: thread %d %s thread %d\n", line, other_line,
+               shared ? "shared" : "global", range ? (long long)(byte - range->from) : 0, watch.current,
+               thread, what, other);
   if (watch.length + length >= FINDINGS) return;
   memcpy(watch.findings + watch.length, text, length + 1);
   watch.length += length;
@@ -121,7 +124,7 @@ inline void tell(const char* what, const char* byte, int thread, int line, int o
 inline bool ordered(const Stamp& before, int thread) {
   if (before.block < 0) return true;
   if (before.block != watch.current) return before.tick <= watch.seen[before.block];
-  return before.thread == thread || before.epoch <= watch.known[thread].of[before.thread];
+  return before.thread == thread || before.epoch <= watch.known[thread][before.thread];
 }
 
 // A read, in place of one that it makes needless to remember, if there is such.
@@ -162,19 +165,11 @@ inline bool touch_byte(const char* byte, Action action, int thread, int line) {
   return false;
 }
 
-inline bool inside_something(const char* from, int bytes) {
-  if (from >= watch.shared && from + bytes <= watch.shared + watch.shared_bytes) return true;
-  for (int i = 0; i < watch.extents; i++)
-    if (from >= watch.extent[i].from && from + bytes <= watch.extent[i].from + watch.extent[i].size)
-      return true;
-  return false;
-}
-
 // `thread` reads or writes these bytes; false if they are nobody's, and must not be touched.
 inline bool touch(const void* from, int bytes, Action action, int thread, int line) {
   if (!watch.on) return true;
   const char* first = (const char*)from;
-  if (!inside_something(first, bytes)) {
+  if (!shared_range(first, bytes) && !global_range(first, bytes)) {
     tell("touches what no array has, asked by", first, thread, line, thread, line);
     return false;
   }
@@ -199,87 +194,108 @@ inline void copy_ends(const void* to, int bytes, int thread, int line) {
 }
 
 // The copy engine writes what a copy brought.
-inline void engine_writes(const void* to, int bytes, int line) {
+inline void engine_writes(const void* to, int bytes, int engine, int line) {
   for (int i = 0; watch.on && i < bytes; i++) {
     Shadow& shadow = shadow_of((const char*)to + i);
     shadow = UNTOUCHED;
-    shadow.writer = {watch.current, watch.threads, watch.now[watch.threads], watch.ticks[watch.current], line};
+    shadow.writer = {watch.current, engine, watch.now[engine], watch.ticks[watch.current], line};
   }
 }
 
-inline void join(Moment& to, const Moment& from) {
-  for (int i = 0; i <= watch.threads; i++)
-    if (to.of[i] < from.of[i]) to.of[i] = from.of[i];
+inline void join(Moment to, const Moment from) {
+  for (int i = 0; i < watch.width; i++)
+    if (to[i] < from[i]) to[i] = from[i];
 }
-// `thread` lets those who acquire `moment` see all that it did and saw until now.
-inline void release(Moment& moment, int thread) {
-  if (!watch.on) return;
-  watch.known[thread].of[thread] = watch.now[thread]++;
-  join(moment, watch.known[thread]);
-}
-inline void acquire(const Moment& moment, int thread) {
-  if (watch.on) join(watch.known[thread], moment);
-}
-// The two moments of a barrier in shared memory.
-inline Moment* clock_at(const void* where) {
-  static Moment unwatched[2];
-  if (!watch.on) return unwatched;
-  BarrierClock* found = watch.barriers;
+inline Moment beginning() { return (Moment)calloc(watch.width, sizeof(int)); }
+// The meeting at a barrier, whose name is its address.
+inline Meeting& meeting_at(const void* where) {
+  Meeting* found = watch.meetings;
   while (found && found->where != where) found = found->next;
   if (!found) {
-    found = (BarrierClock*)calloc(1, sizeof(BarrierClock));
-    found->where = where, found->next = watch.barriers, watch.barriers = found;
+    found = (Meeting*)malloc(sizeof(Meeting));
+    *found = {where, {beginning(), beginning()}, watch.meetings};
+    watch.meetings = found;
   }
-  return found->phases;
+  return *found;
+}
+// `thread` lets those who acquire at a barrier, in a turn as even, see all that it did and saw.
+inline void release(const void* where, int turn, int thread) {
+  if (!watch.on) return;
+  watch.known[thread][thread] = watch.now[thread]++;
+  join(meeting_at(where).turns[turn % 2], watch.known[thread]);
+}
+inline void acquire(const void* where, int turn, int thread) {
+  if (watch.on) join(watch.known[thread], meeting_at(where).turns[turn % 2]);
 }
 
-// The block, as one, releases what it did and acquires what others released at `where`.
-inline void meet(const void* where) {
-  if (!watch.on) return;
+inline Clock& clock_at(const void* where) {
   Clock* clock = watch.clocks;
   while (clock && clock->where != where) clock = clock->next;
   if (!clock) {
     clock = (Clock*)malloc(sizeof(Clock));
-    clock->where = where, clock->next = watch.clocks, watch.clocks = clock;
-    clock->seen = (int*)calloc(watch.blocks, sizeof(int));
+    *clock = {where, (int*)calloc(watch.clusters, sizeof(int)), watch.clocks};
+    watch.clocks = clock;
   }
-  for (int i = 0; i < watch.blocks; i++) {
+  return *clock;
+}
+// `thread`, and whom it has seen, release what they did to those who observe `where`, in global
+// memory.
+inline void publish(const void* where, int thread) {
+  if (!watch.on) return;
+  release(where, 0, thread);
+  int* seen = clock_at(where).seen;
+  for (int i = 0; i < watch.clusters; i++) {
     const int mine = i == watch.current ? watch.ticks[i] : watch.seen[i];
-    const int theirs = clock->seen[i];
-    clock->seen[i] = watch.seen[i] = mine > theirs ? mine : theirs;
+    if (seen[i] < mine) seen[i] = mine;
   }
   watch.ticks[watch.current]++;
 }
+inline void observe(const void* where, int thread) {
+  if (!watch.on) return;
+  acquire(where, 0, thread);
+  const int* seen = clock_at(where).seen;
+  for (int i = 0; i < watch.clusters; i++)
+    if (watch.seen[i] < seen[i]) watch.seen[i] = seen[i];
+}
 
-// Accesses of a launch of so many blocks to these arrays are watched, if there are any.
-inline void watch_launch(int blocks, int threads, const int64_t* sizes, void** arguments, int count) {
+// Accesses of a launch of so many clusters to these arrays are watched, if there are any.
+inline void watch_launch(int clusters, int in_cluster, int threads, const int64_t* sizes,
+                         void** arguments, int count) {
   watch.on = sizes != nullptr, watch.length = 0, watch.findings[0] = 0;
   if (!watch.on) return;
-  watch.blocks = blocks, watch.threads = threads, watch.extents = count;
-  watch.known = (Moment*)calloc(threads + 1, sizeof(Moment));
-  watch.extent = (Extent*)calloc(count + 1, sizeof(Extent));
-  for (int i = 0; i < count; i++) watch.extent[i] = {(const char*)arguments[i], sizes[i]};
-  watch.seen = (int*)calloc(blocks, sizeof(int));
-  watch.ticks = (int*)calloc(blocks, sizeof(int));
+  watch.clusters = clusters, watch.in_cluster = in_cluster, watch.ranges = count;
+  watch.width = in_cluster * (threads + 1);
+  watch.range = (Range*)calloc(count + 1, sizeof(Range));
+  for (int i = 0; i < count; i++) watch.range[i] = {(const char*)arguments[i], sizes[i]};
+  watch.seen = (int*)calloc(clusters, sizeof(int));
+  watch.ticks = (int*)calloc(clusters, sizeof(int));
+  watch.now = beginning();
+  watch.known = (Moment*)calloc(watch.width, sizeof(Moment));
+  for (int i = 0; i < watch.width; i++) watch.known[i] = beginning();
 }
-inline void forget_barriers() {
-  while (watch.barriers) {
-    BarrierClock* next = watch.barriers->next;
-    free(watch.barriers);
-    watch.barriers = next;
+inline void forget_meetings() {
+  while (watch.meetings) {
+    Meeting* next = watch.meetings->next;
+    for (Moment turn : watch.meetings->turns) free(turn);
+    free(watch.meetings);
+    watch.meetings = next;
   }
 }
-inline void watch_block(int block, const char* shared, int shared_bytes) {
+// Nothing has happened yet in a cluster, or in the shared memory of one of its blocks.
+inline void watch_cluster(int cluster) {
   if (!watch.on) return;
-  watch.current = block, watch.shared = shared, watch.shared_bytes = shared_bytes;
-  memset(watch.seen, 0, watch.blocks * sizeof(int));
-  memset(watch.known, 0, (watch.threads + 1) * sizeof(Moment));
-  memset(watch.all, 0, sizeof watch.all);
-  for (int& now : watch.now) now = 1;
-  forget_barriers();
-  watch.ticks[block] = 1;
-  for (int i = 0; i < shared_bytes; i++)
-    shadow_of(shared + i) = UNTOUCHED;
+  watch.current = cluster, watch.ticks[cluster] = 1;
+  memset(watch.seen, 0, watch.clusters * sizeof(int));
+  for (int i = 0; i < watch.width; i++) {
+    watch.now[i] = 1;
+    memset(watch.known[i], 0, watch.width * sizeof(int));
+  }
+  forget_meetings();
+}
+inline void watch_block(int rank, const char* shared, int bytes) {
+  if (!watch.on) return;
+  watch.shared[rank] = {shared, bytes};
+  for (int i = 0; i < bytes; i++) shadow_of(shared + i) = UNTOUCHED;
 }
 inline void watch_ends() {
   if (!watch.on) return;
@@ -294,7 +310,8 @@ inline void watch_ends() {
     free(watch.clocks->seen), free(watch.clocks);
     watch.clocks = next;
   }
-  forget_barriers();
-  free(watch.extent), free(watch.seen), free(watch.ticks), free(watch.known);
+  forget_meetings();
+  for (int i = 0; i < watch.width; i++) free(watch.known[i]);
+  free(watch.range), free(watch.seen), free(watch.ticks), free(watch.now), free(watch.known);
   watch.on = false;
 }
