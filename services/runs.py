@@ -7,6 +7,7 @@ on its way.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -323,7 +324,7 @@ def _recorded(request: RunRequest, gpu: str, cells: Iterable[Cell], fleet: Fleet
         spec = _recorded_spec(cell, record, request.arch, executor)
         if spec is None:
             continue
-        key = _key(spec, executor)
+        key = executor.key(spec)
         specs[key] = spec
         if record is not None and record.kernel is not None and record.kernel.key != key:
             changed.add(key)
@@ -335,20 +336,14 @@ def _recorded(request: RunRequest, gpu: str, cells: Iterable[Cell], fleet: Fleet
     )
 
 
-def _key(spec: KernelSpec, executor: Executor) -> str:
-    """The kernel's key; for a recorded one that is refused now, a name until its job says why."""
-    try:
-        return executor.key(spec)
-    except (tilus.TilusError, ExecutorError):
-        return spec.key()
-
-
 def _recorded_spec(
     cell: Cell, record: Record | None, arch: str, executor: Executor
 ) -> KernelSpec | None:
-    """The kernel that was measured; where nothing was, the one that would be tried first."""
+    """The kernel that was measured; where there is none, the one that would be tried first."""
     if record is not None and record.kernel_spec is not None:
-        return record.kernel_spec
+        with suppress(tilus.TilusError, ExecutorError):  # no kernel of that kind is made any more
+            executor.key(record.kernel_spec)
+            return record.kernel_spec
     if executor.refusal(cell.workload) is not None:
         return None
     return executor.candidates(cell.workload, arch)[0]

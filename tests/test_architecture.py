@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 COMPILER = (
-    "tilus.errors tilus.dtypes tilus.layout tilus.target tilus.casts tilus.ir tilus.isa "
-    "tilus.limits numpy"
+    "tilus.errors tilus.dtypes tilus.layout tilus.target tilus.casts tilus.ir tilus.values"
+    " tilus.isa tilus.limits numpy"
 )
 SHARED = (
     "tilus pydantic services.messages services.settings services.revision services.store "
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "tilus.dtypes": "tilus.errors numpy",
     "tilus.casts": "tilus.errors tilus.dtypes tilus.layout tilus.target numpy",
     "tilus.ir": "tilus.errors tilus.dtypes tilus.layout numpy",
+    "tilus.values": "tilus.errors tilus.ir",
     "tilus.isa": COMPILER,
     "tilus.passes": COMPILER,
     "tilus.groups": COMPILER,
@@ -32,11 +33,11 @@ MAY_IMPORT = {
     "tilus.codegen": f"{COMPILER} tilus.groups",
     "tilus.limits": "tilus.errors",
     "tilus.names": "tilus.errors tilus.dtypes tilus.ir tilus.limits tilus.runtime.prelude",
-    "tilus.nodes": f"{COMPILER} tilus.limits tilus.names",
-    "tilus.verify": f"{COMPILER} tilus.limits tilus.groups tilus.names tilus.nodes",
+    "tilus.nodes": f"{COMPILER} tilus.names",
+    "tilus.admission": f"{COMPILER} tilus.groups tilus.names tilus.nodes tilus.passes",
     "tilus.where": "tilus.errors",
     "tilus.lang": f"{COMPILER} tilus.codegen tilus.names tilus.where",
-    "tilus.text": f"{COMPILER} tilus.limits tilus.names tilus.nodes tilus.verify",
+    "tilus.text": f"{COMPILER} tilus.names tilus.nodes tilus.admission",
     "tilus.runtime": "tilus.config tilus.errors tilus.target numpy cuda",
     "tilus": "numpy",
     "services.messages": "pydantic",

@@ -176,7 +176,15 @@ def packing(source: DType, target: DType, registers: int) -> str | None:
 
 def cast_layout(source: DType, target: DType, layout: Layout) -> Layout:
     """The layout of the result: pairs that the fast cast makes together become neighbours."""
-    if fast_cast(source, target, layout.registers) is None:
+    if layout.is_open or fast_cast(source, target, layout.registers) is None:
         return layout
     d = stride(source.bits)
     return permute_registers(layout, (layout.registers // (2 * d), 2, d), (0, 2, 1))
+
+
+def source_layout(source: DType, target: DType, layout: Layout) -> Layout:
+    """The layout whose `cast_layout` is `layout`."""
+    if fast_cast(source, target, layout.registers) is None:
+        return layout
+    d = stride(source.bits)
+    return permute_registers(layout, (layout.registers // (2 * d), d, 2), (0, 2, 1))

@@ -6,7 +6,8 @@ import sys
 import time
 from dataclasses import dataclass
 
-from tilus import codegen, config, debug
+from tilus import codegen, config, debug, passes
+from tilus.admission import check_program
 from tilus.errors import TilusError
 from tilus.ir import Program
 from tilus.isa.base import TensorMap
@@ -14,9 +15,9 @@ from tilus.runtime import host, nvrtc, prelude
 from tilus.runtime.nvrtc import Resources
 from tilus.target import DEFAULT, HOST
 from tilus.text import to_text
-from tilus.verify import check_program
 
-PASSES: tuple[debug.Pass, ...] = ()  # what is done to a program before its text is written
+# what is done to a program before its text is written
+PASSES: tuple[debug.Pass, ...] = tuple((one.__name__, one) for one in passes.PIPELINE)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from tilus.ir import (
     While,
     evaluate,
 )
-from tilus.isa.base import Inst, Tile
+from tilus.isa.base import Inst, Tile, split_copies
 from tilus.limits import check_grid
 
 # for a pointer a flat array in its carrier type, packed bytes below 8 bits; an int for an integer
@@ -236,11 +236,16 @@ class RunningBlock:
 
     def loop(self, statement: For | While) -> Waits:
         match statement:
-            case For(var, start, stop, _, body):
+            case For(var, start, stop, _, body, stages):
+                copies, rest = split_copies(body) if stages > 1 else ((), body)
                 for i in range(evaluate(start, self.env), evaluate(stop, self.env)):
                     self.steps.count()
                     self.env[var.name] = i
-                    yield from self.run(body)
+                    yield from self.run(copies)
+                    if copies:
+                        self.commit()
+                        self.wait(0)
+                    yield from self.run(rest)
             case While(condition, body):
                 while evaluate(condition, self.env):
                     self.steps.count()

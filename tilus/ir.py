@@ -6,7 +6,7 @@
     Tensor    = Global(name, dtype, shape, strides, pointer) | Shared(name, dtype, shape, swizzle)
               | Register(name, dtype, layout)
     Statement = Do(instruction, out: Tensor | Var | None) | Let(var, value) | Set(var, value)
-              | For(var, start, stop, unroll, body) | While(condition, body) | Break
+              | For(var, start, stop, unroll, body, stages) | While(condition, body) | Break
               | If(condition, then, otherwise) | ThreadGroup(first, count, body)
 
 Every node is a value: equal content is equal and hashes alike, so a program is data that can be
@@ -226,6 +226,17 @@ def divisor(e: Scalar, facts: dict[str, int]) -> int:
     return 1
 
 
+def substitute(e: Scalar, values: dict[str, Scalar]) -> Scalar:
+    """`e` with `values` for variables, simplified; a division by zero stays one."""
+    match e:
+        case Var(name):
+            return values.get(name, e)
+        case Binary(op, a, b):
+            a, b = substitute(a, values), substitute(b, values)
+            return Binary(op, a, b) if op in ("//", "%") and b == 0 else binary(op, a, b)
+    return e
+
+
 def variables(e: Scalar) -> set[str]:
     """The names that `e` reads."""
     match e:
@@ -339,13 +350,18 @@ class Set:
 
 @dataclass(frozen=True)
 class For:
-    """`unroll` is 1 for a plain loop, n for n copies of the body a turn, 0 for all of it."""
+    """`unroll` is 1 for a plain loop, n for n copies of the body a turn, 0 for all of it.
+
+    With `stages` above 1 the body starts with asynchronous copies: those of a turn are complete,
+    and the block synchronised, when the rest of it starts; so many turns may be under way at once.
+    """
 
     var: Var
     start: Scalar
     stop: Scalar
     unroll: int
     body: tuple["Statement", ...]
+    stages: int = 1
 
 
 @dataclass(frozen=True)

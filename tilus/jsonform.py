@@ -1,23 +1,23 @@
 """The JSON form of a program, and back: from_json(to_json(p)) == p.
 
 A node is an object whose "node" names its class; a dtype is {"dtype": name}, a layout {"layout":
-[shape, threads, registers]}. Reading makes only the classes of `tilus.ir` and instructions, each
-field is checked against its declared type, and every result is made anew from its instruction, so
-a document cannot say what is not so.
+[shape, threads, registers]} or, left open, {"open": shape}. Reading makes only the classes of
+`tilus.ir` and instructions, each field is checked against its declared type, and every result is
+made anew from its instruction, so a document cannot say what is not so.
 """
 
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from tilus import ir
+from tilus.admission import check_program
 from tilus.dtypes import DType, dtype
 from tilus.errors import TilusError
 from tilus.ir import Expr, Program, Tensor
 from tilus.isa import ISA, Inst
-from tilus.layout import Layout
+from tilus.layout import Layout, Open
 from tilus.limits import NESTING, NODES, Limit, require
-from tilus.nodes import check_value, made, made_layout, shown
-from tilus.verify import check_program
+from tilus.nodes import check_value, made, made_layout, made_open, shown
 
 KINDS = {
     name: kind
@@ -37,6 +37,8 @@ def encode(value: Any) -> Any:
     match value:
         case DType():
             return {"dtype": value.name}
+        case Open(shape):
+            return {"open": list(shape)}
         case Layout(shape, threads, registers):
             return {
                 "layout": [list(shape), *([list(m) for m in ms] for ms in (threads, registers))]
@@ -87,6 +89,8 @@ def decode(value: Any) -> Any:
             return tuple(decode(v) for v in value)
         case {"dtype": str(name), **more} if not more:
             return dtype(name)
+        case {"open": shape, **more} if not more:
+            return made_open(decode(shape))
         case {"layout": [shape, threads, registers], **more} if not more:
             return made_layout(decode(shape), decode(threads), decode(registers))
         case {"node": str(name), **given} if name in KINDS:

@@ -9,12 +9,13 @@
           grid=lambda x, y, n: (ceil_div(n, 128), 1, 1), threads=128)
 
 `for i in t.range(start, stop)` is a loop that runs on the device: its body is traced once. A plain
-Python `for` writes its body again and again.
+Python `for` writes its body again and again. A shape in place of a layout leaves the layout open:
+`tilus.passes.infer_layouts` finds one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from tilus.errors import TilusError
@@ -41,6 +42,7 @@ from tilus.ir import (
 )
 from tilus.isa import ISA, Inst
 from tilus.isa.elementwise import OPS, Elementwise
+from tilus.layout import Layout, Open
 from tilus.names import check_names
 from tilus.where import calling_line, mark
 
@@ -62,7 +64,7 @@ class Tracer:
             return lambda *args: self.perform(Elementwise(name, args))
         if name not in ISA:
             raise TilusError(f"no instruction {name!r}: there are {', '.join([*ISA, *OPS])}")
-        return lambda *args, **kwargs: self.perform(ISA[name](*args, **kwargs))
+        return lambda *args, **kwargs: self.perform(opened(ISA[name](*args, **kwargs)))
 
     @property
     def rank(self) -> Scalar:
@@ -88,14 +90,18 @@ class Tracer:
         """Give the name another value."""
         self._add(Set(var, value))
 
-    def range(self, start: Scalar, stop: Scalar, unroll: int = 1) -> Iterator[Var]:
-        """A counted loop; `unroll` is 1 for none, n for n turns at a time, 0 for all."""
+    def range(self, start: Scalar, stop: Scalar, unroll: int = 1, stages: int = 1) -> Iterator[Var]:
+        """A counted loop; `unroll` is 1 for none, n for n turns at a time, 0 for all.
+
+        With `stages` above 1 its body starts with asynchronous copies into shared memory, which are
+        there when the rest of it starts; the copies of so many turns are under way at once.
+        """
         var = Var(self._fresh("u"))
         body: list[Statement] = []
         self._bodies.append(body)
         yield var
         self._bodies.pop()
-        self._add(For(var, start, stop, unroll, tuple(body)))
+        self._add(For(var, start, stop, unroll, tuple(body), stages))
 
     @contextmanager
     def loop(self, condition: Scalar) -> Iterator[None]:
@@ -153,6 +159,13 @@ class Tracer:
     def finish(self) -> tuple[Statement, ...]:
         """The whole body."""
         return tuple(self._bodies[0])
+
+
+def opened(inst: Inst) -> Inst:
+    """`inst` with a shape in place of a layout read as a layout that is left open."""
+    shapes = {f.name: getattr(inst, f.name) for f in fields(inst) if f.type is Layout}  # type: ignore[arg-type]
+    given = {name: Open(shape) for name, shape in shapes.items() if isinstance(shape, tuple)}
+    return replace(inst, **given) if given else inst  # type: ignore[type-var]
 
 
 def trace(

@@ -43,6 +43,11 @@ class Layout:
     register_modes: Modes
 
     @property
+    def is_open(self) -> bool:
+        """Whether only its shape is chosen."""
+        return False
+
+    @property
     def rank(self) -> int:
         return len(self.shape)
 
@@ -110,6 +115,36 @@ class Layout:
         return f"layout({self.shape}, threads={threads}, registers={registers})"
 
 
+@dataclass(frozen=True, repr=False)
+class Open(Layout):
+    """A layout of which only the shape is chosen; `tilus.passes.infer_layouts` chooses the rest."""
+
+    thread_modes: Modes = ()
+    register_modes: Modes = ()
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(n, int) and n > 0 for n in self.shape):
+            raise TilusError(f"open: extents {self.shape}: want positive numbers")
+
+    @property
+    def is_open(self) -> bool:
+        return True
+
+    @property
+    def threads(self) -> int:
+        raise self._undecided()
+
+    @property
+    def registers(self) -> int:
+        raise self._undecided()
+
+    def __repr__(self) -> str:
+        return f"open({', '.join(map(str, self.shape))})"
+
+    def _undecided(self) -> TilusError:
+        return TilusError(f"the layout {self} is still open: run tilus.passes.infer_layouts first")
+
+
 def layout(
     shape: Iterable[int],
     threads: Iterable[tuple[int, int, int]],
@@ -156,8 +191,11 @@ def reduce(a: Layout, dims: Iterable[int]) -> Layout:
     gone = set(dims)
     if not gone <= set(range(a.rank)):
         raise TilusError(f"reduce: dimensions {sorted(gone)} of a layout of rank {a.rank}: {a}")
+    shape = [1 if dim in gone else n for dim, n in enumerate(a.shape)]
+    if isinstance(a, Open):
+        return Open(tuple(shape))
     return layout(
-        [1 if dim in gone else n for dim, n in enumerate(a.shape)],
+        shape,
         [(m.size, REPLICA, 0) if m.dim in gone else m for m in a.thread_modes],
         [m for m in a.register_modes if m.dim not in gone],
     )
@@ -168,6 +206,9 @@ def narrow(a: Layout, dim: int, extent: int) -> Layout:
 
     TilusError unless the digits above `extent` are digits of registers.
     """
+    shape = [extent if d == dim else n for d, n in enumerate(a.shape)]
+    if isinstance(a, Open):
+        return Open(tuple(shape))
     for mode in a.thread_modes:
         if mode.dim == dim and mode.stride * mode.size > extent:
             raise TilusError(
@@ -178,7 +219,6 @@ def narrow(a: Layout, dim: int, extent: int) -> Layout:
         for m in a.register_modes
         if m.dim != dim or m.stride < extent
     ]
-    shape = [extent if d == dim else n for d, n in enumerate(a.shape)]
     return layout(shape, a.thread_modes, kept)
 
 

@@ -26,7 +26,7 @@ NESTING = Limit(
     "levels of statements, or of values, inside each other",
     "they are walked recursively: name inner values with a scalar of their own",
 )
-STATEMENTS = Limit(1 << 12, "statements", "each takes time to check: write loops")
+STATEMENTS = Limit(1 << 11, "statements", "each takes time to check: write loops")
 NAME = Limit(64, "characters in a name", "compilers cut longer ones: take a shorter one")
 STRING = Limit(256, "characters of a string", "it stands in generated text: say less")
 INTEGER = Limit((1 << 32) - 1, "as a number", "scalars have 32 bits")

@@ -27,7 +27,8 @@ C_WORDS = (
     "reinterpret_cast requires restrict return short signed sizeof static static_assert "
     "static_cast struct switch template this thread_local throw true try typedef typeid "
     "typename typeof union unsigned using virtual void volatile wchar_t while xor xor_eq NULL "
-    "blockDim blockIdx gridDim Descriptor threadIdx warpSize main printf assert errno stdin stdout stderr "
+    "blockDim blockIdx gridDim threadIdx warpSize Descriptor main printf assert errno stdin stdout "
+    "stderr "
 )
 TAKEN = frozenset(C_WORDS.split()) | {t.name for t in ALL} | set(GRID)
 

@@ -3,15 +3,15 @@
 A node that comes from outside is checked here when it is made, before anything else looks at it.
 """
 
-import math
 from dataclasses import MISSING, fields
 from functools import cache
+from math import isnan, prod
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tilus.errors import TilusError
 from tilus.ir import OPERATORS, Binary, Swizzle
-from tilus.layout import Layout, layout
+from tilus.layout import Layout, Open, layout
 from tilus.limits import (
     ELEMENTS,
     INTEGER,
@@ -84,11 +84,24 @@ def made_layout(shape: Any, threads: Any, registers: Any) -> Layout:
     return found
 
 
+def made_open(shape: Any) -> Layout:
+    """The open layout of a plain tuple; `TilusError` where it is none, or it is too large."""
+    if not fits(shape, tuple[int, ...]):
+        raise TilusError(f"open: the shape is {shown(shape)}: want integers")
+    check_value(shape, "open")
+    found = Open(shape)
+    check_layout(found)
+    return found
+
+
 def check_layout(of: Layout) -> None:
     """A block holds such a tile, and `every` of it is a small array."""
     if not of.rank:
         raise TilusError("layout: a tile has at least one dimension")
     require(RANK, of.rank, "layout")
+    require(ELEMENTS, prod(of.shape), "layout")
+    if of.is_open:
+        return
     require(THREADS, of.threads, "layout")
     require(REGISTERS, of.registers, "layout")
     require(ELEMENTS, of.threads * of.registers, "layout")
@@ -103,7 +116,7 @@ def check_value(value: Any, where: str) -> None:
         case int():
             check_at_least(SMALLEST, value, where)
             require(INTEGER, value, where)
-        case float() if math.isnan(value):
+        case float() if isnan(value):
             raise TilusError(f"{where} is {value}: want a number")
         case str():
             check_plain(value, where)

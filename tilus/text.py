@@ -16,6 +16,7 @@ from math import inf
 from types import NoneType
 from typing import Any, TypeVar
 
+from tilus.admission import check_program
 from tilus.dtypes import DType, dtype
 from tilus.errors import TilusError
 from tilus.ir import (
@@ -45,8 +46,7 @@ from tilus.isa import ISA, Inst
 from tilus.layout import Layout
 from tilus.limits import DOCUMENT, NESTING, Limit, require
 from tilus.names import check_name
-from tilus.nodes import check_value, checked, made_layout, made_of
-from tilus.verify import check_program
+from tilus.nodes import check_value, checked, made_layout, made_of, made_open
 
 INDENT = "    "
 SHOWN = 80  # characters of a program in an error
@@ -93,8 +93,9 @@ def statement_text(statement: Statement, depth: int) -> list[str]:
             return [f"{pad}{call}" if out is None else f"{pad}{out.name} = {call}"]
         case Let(var, value) | Set(var, value):
             return [f"{pad}{var} = {value_text(value)}"]
-        case For(var, start, stop, unroll, body):
-            head = f"for {var} in range({start}, {stop}, {unroll}):"
+        case For(var, start, stop, unroll, body, stages):
+            staged = f", {stages}" if stages != 1 else ""
+            head = f"for {var} in range({start}, {stop}, {unroll}{staged}):"
             return [pad + head, *body_text(body, depth + 1)]
         case While(condition, body):
             return [f"{pad}while {condition}:", *body_text(body, depth + 1)]
@@ -224,13 +225,13 @@ class Reader:
                 return self.scalar(name, self.value(value), node)
             case ast.For(
                 ast.Name(name),
-                ast.Call(func=ast.Name("range"), args=[a, b, c], keywords=[]),
+                ast.Call(func=ast.Name("range"), args=[_, _, _, *stages] as args, keywords=[]),
                 orelse=[],
-            ):
+            ) if len(stages) <= 1:
                 var = self.introduce(name, node)
-                start, stop, unroll = self.value(a), self.value(b), self.value(c)
+                start, stop, unroll, *more = (self.value(a) for a in args)
                 body = self.body(node.body)
-                return self.made(node, lambda: For(var, start, stop, unroll, body))
+                return self.made(node, lambda: For(var, start, stop, unroll, body, *more))
             case ast.While(test, inner, orelse=[]):
                 condition, body = self.value(test), self.body(inner)
                 return self.made(node, lambda: While(condition, body))
@@ -309,6 +310,8 @@ class Reader:
                 return self.made(node, lambda: Binary(function, a, b))
             case "swizzle", [bits, source, target], _ if not named:
                 return self.made(node, lambda: Swizzle(bits, source, target))
+            case "open", shape, _ if not named:
+                return self.told(node, lambda: made_open(tuple(shape)))
             case "layout", [shape], {"threads": threads, "registers": registers, **more} if (
                 not more
             ):

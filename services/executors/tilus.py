@@ -15,7 +15,7 @@ from services.executors.base import (
     group_refusal,
 )
 from services.messages import KernelSpec, Workload
-from tilus import codegen
+from tilus import codegen, compiler
 from tilus.kernels import LIBRARY
 from tilus.target import specific
 
@@ -135,10 +135,10 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
     sizes = {"m": shape.m, "n": shape.n, "k": shape.k, "blocks": launch_size.grid[0]}
     numbers = tuple(map(np.int32, sizes.values()))
     kernel = LoadedKernel(*built.load())
-    maps = [codegen.map_of(m, sizes) for m in codegen.generate(_program(spec), spec.arch).maps]
-    # the only tensor that the copy engine is given a map of
+    # A is the only tensor that the copy engine is given a map of
+    source = compiler.text_of(_program(spec), spec.arch)
     of_a = [
-        [tensor_map(a.data_ptr(), m.bytes, m.shape, m.strides, m.box, m.swizzle) for m in maps]
+        [tensor_map(a.data_ptr(), *codegen.map_numbers(m, sizes)) for m in source.maps]
         for a in problem.activations
     ]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tilus.codegen import grid_of, map_of
+from tilus.codegen import grid_of, map_numbers
 from tilus.compiler import Compiled, compile
 from tilus.ir import Program
 from tilus.target import ARCHITECTURES
@@ -41,9 +41,9 @@ def run_on_gpu(program: Program, arguments: dict[str, Any]) -> None:
         there[p.name].data_ptr() if p.name in there else np.int32(arguments[p.name])
         for p in program.parameters
     ]
-    for known in (map_of(m, arguments) for m in made.maps):
-        numbers = (known.bytes, known.shape, known.strides, known.box, known.swizzle)
-        given.append(tensor_map(there[known.pointer].data_ptr(), *numbers))
+    for map in made.maps:
+        address = there[map.pointer].data_ptr()
+        given.append(tensor_map(address, *map_numbers(map, arguments)))
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     kernel(stream.cuda_stream, grid_of(program, arguments), *given)

@@ -77,6 +77,8 @@ def case_of(inst: Inst, rng: np.random.Generator) -> Case:
                 inst = with_operand(inst, tensor, name_global(t, view, source))
     out = inst.result()
     out = t.perform(inst)
+    if isinstance(out, Shared):
+        dumped.append(out)
     for awaited in inst.completion():
         t.perform(awaited)
     t.synchronize()

@@ -11,10 +11,13 @@ from tilus.errors import TilusError
 from tilus.interp import interpret
 from tilus.jsonform import from_json, to_json
 from tilus.kernels import quantized_matmul as q
+from tilus.target import ARCHITECTURES
 from tilus.text import from_text, to_text
 
 TOLERANCE = 1e-3
 SMALL = {"block_n": 32, "block_k": 64, "warps": 2, "stages": 3, "blocks_per_sm": 1}
+GROUPS = {**SMALL, "block_n": 64, "warps": 4, "warpgroups": True}  # of warps, in masked copies
+ENGINE = {"k_multiple": 64, "n_multiple": 64}  # what lets the copy engine bring all operands
 FIGURE = [("u8", 128, True), ("f6e3m2", -1, False), ("u4", 128, True), ("i4", 128, False),
           ("u2", 128, True), ("u1", 128, True)]  # fmt: skip
 
@@ -41,10 +44,19 @@ def test_any_number_of_rows(
     assert error_of(parameters, m, n, k, blocks=3) < TOLERANCE
 
 
+@pytest.mark.parametrize("schedule", [SMALL, GROUPS], ids=["warps", "warpgroups"])
 @pytest.mark.parametrize("t", [t for t in ALL if t.bits <= 8 and t.name != "bool"], ids=str)
-def test_every_format(t: DType) -> None:
-    parameters = {"b_dtype": t.name, "group_size": 64, "zeros": False, "n_multiple": 32, **SMALL}
-    assert error_of(parameters, 5, 64, 192, blocks=2) < TOLERANCE
+def test_every_format(t: DType, schedule: dict) -> None:
+    parameters = {"b_dtype": t.name, "group_size": 64, "zeros": t.kind == "int", "n_multiple": 32,
+                  **schedule}  # fmt: skip
+    assert error_of(parameters, 5, 96, 192, blocks=2) < TOLERANCE
+
+
+@pytest.mark.parametrize(("b_dtype", "group_size", "zeros"), FIGURE)
+def test_what_the_copy_engine_brings(b_dtype: str, group_size: int, zeros: bool) -> None:
+    parameters = {"b_dtype": b_dtype, "group_size": group_size, "zeros": zeros, **GROUPS, **ENGINE}
+    for backwards in (False, True):
+        assert error_of(parameters, 11, 128, 384, blocks=5, backwards=backwards) < TOLERANCE
 
 
 @pytest.mark.parametrize("t", [t for t in ALL if t.bits <= 8 and t.name != "bool"], ids=str)
@@ -127,8 +139,7 @@ def test_the_check_makes_blocks_share_tiles() -> None:
             for steps in (2, 3, 4, 7):
                 n, k = 2 * plan.block_n, steps * plan.block_k
                 blocks = q.sharing_blocks(plan, plan.block_m, n, k)
-                share = -(-2 * steps // blocks)  # units a block, as the kernel works it out
-                assert share < steps
+                assert -(-2 * steps // blocks) < steps  # units of the first block
 
 
 def test_there_are_schedules_for_every_format() -> None:
@@ -177,11 +188,14 @@ def test_one_stored_format_whatever_the_schedule(name: str) -> None:
     np.testing.assert_array_equal(q.weights.unpack(words, t, 100, 37), codes)
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_89", "sm_90"])
-@pytest.mark.parametrize(("b_dtype", "group_size", "zeros"), FIGURE)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(("b_dtype", "group_size", "zeros"), FIGURE[1:3])
 def test_it_compiles_for_every_target_without_spills(
     b_dtype: str, group_size: int, zeros: bool, arch: str
 ) -> None:
-    made = compile(q.program(b_dtype=b_dtype, group_size=group_size, zeros=zeros), arch)
+    schedule = q.schedules(b_dtype, group_size, 16, arch)[0]
+    promises = {"k_multiple": 512, "n_multiple": 512}
+    parameters = {"b_dtype": b_dtype, "group_size": group_size, "zeros": zeros, **promises}
+    made = compile(q.program(**parameters, **schedule), arch)
     assert made.cubin[:4] == b"\x7fELF"
     assert made.resources.spill_bytes == 0

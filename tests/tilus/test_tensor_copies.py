@@ -6,7 +6,7 @@ import pytest
 
 from tests.tilus.protocols import HEIGHT, PROTOCOLS, SIDE, WIDTH, X, Y, boxes, traced
 from tests.tilus.test_hopper import BARRIERS, code_of
-from tilus.codegen import generate, map_of
+from tilus.codegen import generate, map_numbers
 from tilus.compiler import compile
 from tilus.dtypes import DType, f16, f32, u8, u64
 from tilus.errors import TilusError
@@ -48,9 +48,10 @@ def test_a_map_is_made_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
             return "map"
 
     monkeypatch.setattr(launcher, "StridedMemoryView", View)
-    known = map_of(compile(PROTOCOLS["boxes"].program, "sm_90a").maps[0], {"n": HEIGHT})
-    assert (known.pointer, known.bytes, known.shape) == ("x", 4, (HEIGHT, WIDTH))
-    made = launcher.tensor_map(4096, known.bytes, known.shape, known.strides, known.box, 128)
+    wanted = compile(PROTOCOLS["boxes"].program, "sm_90a").maps[0]
+    numbers = map_numbers(wanted, {"n": HEIGHT})
+    assert (wanted.pointer, numbers.bytes, numbers.shape) == ("x", 4, (HEIGHT, WIDTH))
+    made = launcher.tensor_map(4096, *numbers)
     assert made == "map"
     assert (told["shape"], told["strides"]) == ((HEIGHT, WIDTH), (WIDTH * 4, 4))
     assert (told["box"], int(told["swizzle"])) == ((SIDE, SIDE), 3)

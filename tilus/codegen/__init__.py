@@ -6,9 +6,9 @@ text compiles for a GPU and for the host.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from tilus.errors import TilusError, asked_by
 from tilus.groups import check_clusters, check_groups, groups_of, named_barriers
@@ -34,20 +34,18 @@ from tilus.ir import (
     ThreadGroup,
     Var,
     While,
-    divisor,
     evaluate,
     variables,
-    walk,
 )
+from tilus.isa.addressing import aligned
 from tilus.isa.base import Inst, TensorMap
 from tilus.limits import GENERATED, check_grid, require
 from tilus.target import DEFAULT, Target, target
+from tilus.values import values_of
 
 REGISTERS = 1 << 16  # of a multiprocessor
 WARPGROUP = 128
 MOST_CLUSTER = 8  # blocks, on every chip that has clusters
-# bytes: what swizzled accesses ask for, what the copy engine does, where less would do
-SHARED_ALIGNMENT, LEAST_ALIGNMENT = 1024, 128
 
 
 @dataclass(frozen=True)
@@ -124,10 +122,22 @@ def map_text(map: TensorMap) -> str:
     )
 
 
-def map_of(map: TensorMap, arguments: dict[str, Any]) -> TensorMap:
-    """The map of a launch with these arguments, all its numbers known."""
-    numbers = [tuple(evaluate(n, arguments) for n in part) for part in (map.shape, map.strides)]
-    return replace(map, shape=numbers[0], strides=numbers[1])
+class MapNumbers(NamedTuple):
+    """What `tilus.runtime.launcher.tensor_map` takes after the tensor's address."""
+
+    bytes: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+    swizzle: int
+
+
+def map_numbers(map: TensorMap, arguments: dict[str, Any]) -> MapNumbers:
+    """The map of a launch with these arguments."""
+    shape, strides = (
+        tuple(evaluate(n, arguments) for n in part) for part in (map.shape, map.strides)
+    )
+    return MapNumbers(map.bytes, shape, strides, map.box, map.swizzle)
 
 
 def grid_of(program: Program, arguments: dict[str, Any]) -> tuple[int, int, int]:
@@ -156,13 +166,12 @@ class TextWriter:
         self.barrier = 0
         self.maps: dict[TensorMap, str] = {}
         self._integers = set(program.facts)
-        self.facts = dict(program.facts)
+        self.facts = values_of(program).divisors
         self.shared_bytes = 0
         self.lines: list[str] = []
         self._depth = 1
         self._copies = 1  # of a line, once the loops around it are unrolled
         self._characters = 0
-        self._changing = {s.var.name for s in walk(program.body) if isinstance(s, Set)}
         self._words: dict[str, str] = {}
         self._barriers = named_barriers(program)
         self._budget = REGISTERS // (program.threads * program.blocks_per_sm)
@@ -178,12 +187,14 @@ class TextWriter:
                 with asked_by(where):
                     self.perform(instruction, out)
             case Let(var, value):
-                if var.name not in self._changing:
-                    self.facts[var.name] = divisor(value, self.facts)
                 self.line(f"unsigned {var.name} = {self.expr(value)};")
             case Set(var, value):
                 self.line(f"{var.name} = {self.expr(value)};")
-            case For(var, start, stop, unroll, body):
+            case For(var, start, stop, unroll, body, stages):
+                if stages != 1:
+                    raise TilusError(
+                        f"the loop over {var} has {stages} stages: run tilus.passes.pipeline first"
+                    )
                 self.line("#pragma unroll" if unroll == 0 else f"#pragma unroll {unroll}")
                 first = f"unsigned {var} = {self.expr(start)}"
                 copies, self._copies = self._copies, self._copies * turns(statement)
@@ -271,9 +282,8 @@ class TextWriter:
         return self.maps.setdefault(map, f"map{len(self.maps)}")
 
     def reserve(self, bytes: int) -> int:
-        to = SHARED_ALIGNMENT if bytes >= SHARED_ALIGNMENT else LEAST_ALIGNMENT
-        offset = -(-self.shared_bytes // to) * to
-        self.shared_bytes = offset + -(-bytes // to) * to
+        offset = aligned(self.shared_bytes, bytes)
+        self.shared_bytes = offset + aligned(bytes, bytes)
         return offset
 
 

@@ -9,10 +9,11 @@ from math import gcd, prod
 
 import numpy as np
 
+from tilus.dtypes import DType
 from tilus.errors import TilusError
 from tilus.ir import Global, Scalar, Shared, Var, divisor
 from tilus.isa.base import Memory, Tile, Writer
-from tilus.layout import Layout, contiguous, local, spatial
+from tilus.layout import Layout, contiguous, local, replicate, spatial
 
 THREAD = Var("thread")
 WIDEST = 16  # bytes in one access
@@ -106,6 +107,15 @@ def bit_offset(tensor: Place, index: tuple[Scalar, ...], cu: Writer) -> str:
     return f"(int64_t)({offset_of(tensor, index, cu)}) * {tensor.dtype.bits}"
 
 
+def aligned(offset: int, bytes: int) -> int:
+    """The first place from `offset` on where so many bytes of shared memory may start.
+
+    1024 is what swizzled accesses ask for, 128 what the copy engine does, where less would do.
+    """
+    to = 1024 if bytes >= 1024 else 128
+    return -(-offset // to) * to
+
+
 def bytes_of(tensor: Shared) -> int:
     """How many bytes hold the tensor."""
     return -(-prod(tensor.shape) * tensor.dtype.bits // 8)
@@ -160,6 +170,17 @@ def tile_indices(
                 f" {memory.shape}, and the access does not check it: add {d} to check"
             )
     return index
+
+
+def coalesced(shape: tuple[int, ...], threads: int, dtype: DType) -> Layout:
+    """A layout over `threads` threads in which each access is as wide as may be, rows first.
+
+    Threads for which there is no element hold copies of others.
+    """
+    widest = WIDEST * 8 // dtype.bits
+    wide = max(w for w in range(1, widest + 1) if shape[-1] % w == 0 and widest % w == 0)
+    spread = copy_layout(shape, threads, wide)
+    return replicate(threads // spread.threads, len(shape)) * spread
 
 
 def copy_layout(shape: tuple[int, ...], threads: int, width: int) -> Layout:

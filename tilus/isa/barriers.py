@@ -129,6 +129,7 @@ class InitBarriers(Inst):
     effect = Effect.WRITES | Effect.SYNC
     whole_block = True
     needs = HOPPER
+    writes = ("barriers",)
 
     def result(self) -> None:
         require_barriers(self.name, self.barriers)

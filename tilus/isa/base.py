@@ -7,6 +7,9 @@ A subclass of `Inst` states, in one place, everything the system knows about an 
     effect     what it does besides returning a value
     whole_block whether all threads of a block must take part, so that no group of them can
     needs      the architectures, any of them, without which there is no code for it
+    writes     the fields that hold what it writes, if it writes
+    window     the tile of global memory whose edges its field `check` masks
+    demands, relates, prefers    how the registers it takes and gives lie over the threads
     result     the type of the value (its name is empty), or None; raises `TilusError` if the
                operands make no sense
     run        its meaning on whole tiles: NumPy in, NumPy out
@@ -21,7 +24,7 @@ there; none of them knows an instruction by name.
 
 import enum
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
@@ -30,13 +33,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tilus.dtypes import DType
-from tilus.ir import Global, Instruction, Register, Scalar, Shared, Tensor, Var
+from tilus.ir import Do, Global, Instruction, Register, Scalar, Shared, Statement, Tensor, Var, walk
+from tilus.layout import Layout
 from tilus.target import OLDEST, Target
 
 ISA: dict[str, type["Inst"]] = {}
 
 Tile = npt.NDArray[Any]  # a whole tile, in its dtype's carrier type
 Result = Tensor | Var | None
+Known = dict[str, Layout]  # layouts by the names of registers; that of the result has the name ""
+Window = tuple[Global, tuple[Scalar, ...], tuple[int, ...]]  # a tensor, a corner and a shape
 
 
 class Effect(enum.Flag):
@@ -152,6 +158,20 @@ class Inst(Instruction):
     effect: ClassVar[Effect] = Effect.PURE
     whole_block: ClassVar[bool] = False
     needs: tuple[str, ...] = (OLDEST.name,)  # or a property, where the operands decide
+    writes: ClassVar[tuple[str, ...]] = ("dst",)
+    closes_group: ClassVar[bool] = False  # of asynchronous copies
+    meets: ClassVar[bool] = False  # all threads of the block arrive before any goes on
+    renames: ClassVar[bool] = False  # its result is in the registers of its operand
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether it joins the open group of asynchronous copies."""
+        return any(step.closes_group for step in self.completion())
+
+    @property
+    def completes(self) -> bool:
+        """Whether all closed groups of asynchronous copies are complete after it."""
+        return False
 
     def result(self) -> Result:
         """The type of what the instruction returns; `TilusError` where the operands don't fit."""
@@ -169,6 +189,22 @@ class Inst(Instruction):
         """The code of one thread; `out` is the named result."""
         raise NotImplementedError(f"{self.name} states no code")
 
+    def window(self) -> Window | None:
+        """The tile of global memory that it touches, if it has a field `check`."""
+        return None
+
+    def demands(self, known: Known, threads: int) -> Known:
+        """Layouts without which there is no code for it."""
+        return {}
+
+    def relates(self, known: Known) -> Known:
+        """Layouts that follow from those that are known."""
+        return {}
+
+    def prefers(self, threads: int) -> Known:
+        """Layouts with which it is fast."""
+        return {}
+
     @classmethod
     def samples(cls) -> list["Inst"]:
         """Small uses, their operands distinct and named."""
@@ -181,9 +217,47 @@ class Inst(Instruction):
     @property
     def operands(self) -> list[Tensor]:
         """The tensors among the fields, in order, tuples opened."""
-        values = [getattr(self, f.name) for f in fields(self)]  # type: ignore[arg-type]
-        flat = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
-        return [x for x in flat if isinstance(x, Tensor)]
+        return tensors(getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the layout of an operand, or of what it is to return, is still open."""
+        layouts = [t.layout for t in self.operands if isinstance(t, Register)]
+        layouts += [v for v in vars(self).values() if isinstance(v, Layout)]
+        return any(layout.is_open for layout in layouts)
+
+    @property
+    def written(self) -> list[Tensor]:
+        """The operands that it changes."""
+        if Effect.WRITES not in self.effect:
+            return []
+        return tensors(getattr(self, name) for name in self.writes)
+
+
+def tensors(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among `values`, tuples opened."""
+    flat = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
+    return [x for x in flat if isinstance(x, Tensor)]
+
+
+def performed(body: tuple[Statement, ...]) -> Iterator[tuple[Inst, Do]]:
+    """Every instruction of `body` and what is in it, in program order."""
+    for statement in walk(body):
+        if isinstance(statement, Do):
+            assert isinstance(statement.instruction, Inst)
+            yield statement.instruction, statement
+
+
+Body = tuple[Statement, ...]
+
+
+def split_copies(body: Body) -> tuple[Body, Body]:
+    """`body` cut behind the last statement with an asynchronous copy in it."""
+    copies = [
+        i for i, s in enumerate(body) if any(inst.asynchronous for inst, _ in performed((s,)))
+    ]
+    cut = copies[-1] + 1 if copies else 0
+    return body[:cut], body[cut:]
 
 
 InstType = TypeVar("InstType", bound=Inst)

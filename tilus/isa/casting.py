@@ -1,10 +1,20 @@
 """Changing what elements are made of: `cast` keeps the numbers, `lift` most of them."""
 
-from tilus.casts import Arguments, cast_layout, fast_cast, lift_factor, lift_offset, packing
+from tilus.casts import (
+    Arguments,
+    FastCast,
+    cast_layout,
+    fast_cast,
+    fast_row,
+    lift_factor,
+    lift_offset,
+    packing,
+    source_layout,
+)
 from tilus.dtypes import ALL, DType, bf16, f16, f32, floating, i32, sint, u8, u32, uint
 from tilus.errors import TilusError
 from tilus.ir import Register
-from tilus.isa.base import Block, Inst, Tile, Writer, instruction
+from tilus.isa.base import Block, Inst, Known, Tile, Writer, instruction
 from tilus.isa.registers import ATOM
 from tilus.isa.spelling import kind
 from tilus.layout import local, spatial
@@ -26,6 +36,9 @@ class Cast(Inst):
     def result(self) -> Register:
         layout = cast_layout(self.src.dtype, self.dtype, self.src.layout)
         return Register("", self.dtype, layout)
+
+    def relates(self, known: Known) -> Known:
+        return cast_relates(self.src, self.dtype, known)
 
     def run(self, block: Block, src: Tile) -> Tile:
         return convert(src, self.src.dtype, self.dtype)
@@ -78,6 +91,8 @@ class Lift(Inst):
     src: Register
 
     def result(self) -> Register:
+        if self.undecided and lifted(fast_row(self.src.dtype, f16)):
+            return Register("", f16, self.src.layout)
         registers = self.src.layout.registers
         row = fast_cast(self.src.dtype, f16, registers)
         if row is None or not row.lift:
@@ -86,6 +101,9 @@ class Lift(Inst):
                 " float16: cast them"
             )
         return Register("", f16, cast_layout(self.src.dtype, f16, self.src.layout))
+
+    def relates(self, known: Known) -> Known:
+        return cast_relates(self.src, f16, known)
 
     def run(self, block: Block, src: Tile) -> Tile:
         of = self.src.dtype
@@ -102,6 +120,21 @@ class Lift(Inst):
         tile = local(1, 4) * spatial(8, 4) * local(8, 1)
         rows = {t: fast_cast(t, f16, tile.registers) for t in ALL if t.bits <= 8}
         return [cls(Register("r0", t, tile)) for t, row in rows.items() if row and row.lift]
+
+
+def lifted(row: FastCast | None) -> bool:
+    """Whether a fast cast has a `lift`."""
+    return row is not None and bool(row.lift)
+
+
+def cast_relates(src: Register, dtype: DType, known: Known) -> Known:
+    """Either layout of a cast follows from the other."""
+    found: Known = {}
+    if src.name in known:
+        found[""] = cast_layout(src.dtype, dtype, known[src.name])
+    elif "" in known:
+        found[src.name] = source_layout(src.dtype, dtype, known[""])
+    return found
 
 
 def write_pairs(

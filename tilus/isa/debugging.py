@@ -86,7 +86,7 @@ class Assert_(Inst):  # `assert` is a word of Python
             raise TilusError(f"assert_: {self.message}")
 
     def cuda(self, cu: Writer, out: None) -> None:
-        cu.line(f'assert_that({cu.expr(self.condition)}, "{self.message}");')
+        cu.line(f'assert_that({cu.expr(self.condition)}, "{self.message}", thread == 0);')
 
     @classmethod
     def samples(cls) -> list[Inst]:
@@ -98,6 +98,7 @@ class Exit(Inst):
     """The block ends here; all its threads must come to this."""
 
     effect = Effect.SYNC
+    whole_block = True
 
     def result(self) -> None:
         return None

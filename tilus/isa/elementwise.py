@@ -7,7 +7,7 @@ import numpy as np
 from tilus.dtypes import DType, bf16, boolean, f16, f32, i32, u8, u32
 from tilus.errors import TilusError
 from tilus.ir import Register
-from tilus.isa.base import Block, Inst, Tile, Writer, every, instruction
+from tilus.isa.base import Block, Inst, Known, Tile, Writer, every, instruction
 from tilus.isa.spelling import arithmetic, kind
 from tilus.layout import Layout, local, reduce, spatial
 
@@ -132,6 +132,18 @@ class Elementwise(Inst):
             sources(self.op, whole.layout, arg.layout)
         return Register("", op.gives or types[-1], whole.layout)
 
+    def relates(self, known: Known) -> Known:
+        """Tiles of one shape lie alike; one that is broadcast lies as a reduction of the whole."""
+        shape = self.result().shape
+        large = ["", *(arg.name for arg in self.args if arg.shape == shape)]
+        whole = next((known[name] for name in large if name in known), None)
+        if whole is None:
+            return {}
+        alike = dict.fromkeys(large[:2], whole)  # the result lies as the first does
+        parts = {arg.name: broadcast_part(whole, arg.shape) for arg in self.args}
+        met = {name for name in parts if name in known and agrees(whole, known[name])}
+        return {name: layout for name, layout in parts.items() if name not in met} | alike
+
     def run(self, block: Block, *args: Tile) -> Tile:
         op = OPS[self.op]
         dtype = op.gives or self.args[-1].dtype
@@ -223,20 +235,40 @@ def operand_types(op: Op, dtype: DType) -> list[DType]:
     return [boolean if op.chooses and i == 0 else dtype for i in range(arity(op))]
 
 
+def spread(layout: Layout) -> str:
+    """Over how many threads, in words."""
+    return "" if layout.is_open else f" over {layout.threads} threads"
+
+
+def broadcast_part(whole: Layout, shape: tuple[int, ...]) -> Layout:
+    """How a tile of `shape` lies that is broadcast to `whole`."""
+    return reduce(whole, [d for d, n in enumerate(shape) if n != whole.shape[d]])
+
+
+def agrees(whole: Layout, part: Layout) -> bool:
+    """Whether every thread holds the elements of `part` that its elements of `whole` meet."""
+    try:
+        return bool(sources("", whole, part))
+    except TilusError:
+        return False
+
+
 def sources(op: str, whole: Layout, part: Layout) -> list[int]:
     """For each register of `whole` the register of `part` with the element that it meets.
 
     `part` is broadcast where its extent is 1; the answer must be the same for every thread.
     """
-    if part == whole:
+    if part == whole and not whole.is_open:
         return list(range(whole.registers))
     fits = len(part.shape) == len(whole.shape) and all(
         p in (1, w) for p, w in zip(part.shape, whole.shape, strict=True)
     )
+    if fits and (part.is_open or whole.is_open):
+        return []
     if not fits or part.threads != whole.threads:
         raise TilusError(
-            f"{op}: a tile {part.shape} over {part.threads} threads does not broadcast to"
-            f" {whole.shape} over {whole.threads} threads"
+            f"{op}: a tile {part.shape}{spread(part)} does not broadcast to"
+            f" {whole.shape}{spread(whole)}"
         )
     asked = np.stack([i * (p > 1) for i, p in zip(every(whole), part.shape, strict=True)], axis=-1)
     held = np.stack(every(part), axis=-1)

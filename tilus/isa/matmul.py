@@ -7,13 +7,14 @@ import numpy as np
 from tilus.dtypes import DType, bf16, f16, f32, floating, i8, i32, u8
 from tilus.errors import TilusError
 from tilus.ir import Register
-from tilus.isa.base import Block, Inst, Tile, Writer, every, instruction
+from tilus.isa.base import Block, Inst, Known, Tile, Writer, every, instruction
 from tilus.layout import (
     Layout,
     column_local,
     column_spatial,
     local,
     permute_registers,
+    reduce,
     replicate,
     spatial,
 )
@@ -87,8 +88,47 @@ class Dot(Inst):
                 " [m, n]"
             )
         atom = atom_of(self)
-        steps(atom, self.a.layout, self.b.layout, self.c.layout)
+        if not self.undecided:
+            steps(atom, self.a.layout, self.b.layout, self.c.layout)
         return Register("", self.c.dtype, self.c.layout)
+
+    def demands(self, known: Known, threads: int) -> Known:
+        """Fragments of an atom, where nothing is known: the warps make a grid over c."""
+        if any(name in known for name in ("", self.a.name, self.b.name, self.c.name)):
+            return {}
+        atom, (m, n), k = atom_of(self), self.c.shape, self.a.shape[1]
+        tile = (*atom.c.shape, atom.a.shape[1])
+        if any(extent % step for extent, step in zip((m, n, k), tile, strict=True)):
+            raise TilusError(
+                f"dot: [{m}, {k}] @ [{k}, {n}] is not made of products [{tile[0]}, {tile[2]}] @"
+                f" [{tile[2]}, {tile[1]}]: take tiles of multiples"
+            )
+        over = warp_grid(m // tile[0], n // tile[1], threads // 32)
+        return {self.c.name: over * atom.c}
+
+    def relates(self, known: Known) -> Known:
+        """A warp that holds a part of c holds the rows of a and the columns of b that make it."""
+        atom, a, b = atom_of(self), known.get(self.a.name), known.get(self.b.name)
+        names = ("", self.c.name)
+        found = {one: known[other] for one, other in (names, names[::-1]) if other in known}
+        whole = next(iter(found.values()), None)
+        if whole is None:
+            return {self.c.name: self.beside(atom, a)} if a else {}
+        if a and b and multiplies(atom, a, b, whole):
+            return found
+        over, depth = whole / atom.c, self.a.shape[1] // atom.a.shape[1]
+        rows = reduce(over, (1,)) * local(1, depth) * atom.a
+        columns = local(depth, 1) * reduce(over, (0,)) * atom.b
+        if not (a and multiplies(atom, a, columns, whole)):
+            found[self.a.name] = rows
+        if not (b and multiplies(atom, rows, b, whole)):
+            found[self.b.name] = columns
+        return found
+
+    def beside(self, atom: Atom, a: Layout) -> Layout:
+        """The layout of c in which every warp makes whole rows, those that it holds of a."""
+        over = reduce(a / atom.a, (1,))
+        return over * local(1, self.c.shape[1] // atom.c.shape[1]) * atom.c
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -149,6 +189,31 @@ def atom_of(dot: Dot) -> Atom:
         if types == atom.types:
             return atom
     raise TilusError(f"dot of {types}: there is {[atom.types for atom in ATOMS]}: cast first")
+
+
+def warp_grid(rows: int, columns: int, warps: int) -> Layout:
+    """So many fragments of c over the warps, as few of a and b for each as can be.
+
+    Warps for which there are no fragments hold copies.
+    """
+    grids = [
+        (i, j)
+        for i in range(1, warps + 1)
+        for j in range(1, warps // i + 1)
+        if warps % (i * j) == 0 and rows % i == 0 and columns % j == 0
+    ]
+    # an atom has 16 rows of a, and 8 columns of b
+    i, j = min(grids, key=lambda g: 2 * rows // g[0] + columns // g[1])
+    part = spatial(i, j) * local(rows // i, columns // j)
+    return replicate(warps // (i * j), 2) * part
+
+
+def multiplies(atom: Atom, a: Layout, b: Layout, c: Layout) -> bool:
+    """Whether `steps` finds its way through these layouts."""
+    try:
+        return bool(steps(atom, a, b, c))
+    except TilusError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ class LoadMatrix(Inst):
             raise TilusError(
                 f"load_matrix moves 16-bit elements, not {self.src.dtype}: load_shared"
             )
-        if not any(deals_matrices(self.layout, matrix) for matrix in (MATRIX, TRANSPOSED)):
+        ways = (MATRIX, TRANSPOSED)
+        if not self.undecided and not any(deals_matrices(self.layout, way) for way in ways):
             raise TilusError(
                 f"load_matrix: {self.layout} is not made of 8x8 matrices {MATRIX} over warps:"
                 " use load_shared, or a layout that ends in spatial(8, 4) * local(1, 2) or"

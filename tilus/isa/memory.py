@@ -6,7 +6,7 @@ import numpy as np
 
 from tilus.dtypes import DType, f16, f32, floating, sint, u8, u32, uint
 from tilus.errors import TilusError
-from tilus.ir import PLAIN, Global, Register, Shared, Swizzle, Var
+from tilus.ir import PLAIN, Global, Register, Scalar, Shared, Swizzle, Var, divisor
 from tilus.isa.access import Group, Index, grouped, load, plus, store
 from tilus.isa.addressing import (
     Place,
@@ -14,6 +14,7 @@ from tilus.isa.addressing import (
     alignment,
     beside,
     bytes_of,
+    coalesced,
     copy_layout,
     corner,
     mask_of,
@@ -22,7 +23,7 @@ from tilus.isa.addressing import (
     threads_below,
     tile_indices,
 )
-from tilus.isa.base import Block, Effect, Inst, Memory, Tile, Writer, instruction
+from tilus.isa.base import Block, Effect, Inst, Known, Memory, Tile, Window, Writer, instruction
 from tilus.layout import Layout, local, spatial
 
 TILE = spatial(8, 4) * local(2, 2)
@@ -103,6 +104,12 @@ class LoadGlobal(Inst):
     def cuda(self, cu: Writer, out: Register) -> None:
         load(cu, out, self.src, self.at, checked_of(self.src, self.check), "load_global")
 
+    def window(self) -> Window:
+        return self.src, self.at, self.layout.shape
+
+    def prefers(self, threads: int) -> Known:
+        return {"": coalesced(self.layout.shape, threads, self.src.dtype)}
+
     @classmethod
     def samples(cls) -> list[Inst]:
         return [cls(SOME, (8, 8), TILE), cls(WIDE, (0, 8), TILE, check=(0,)),
@@ -143,6 +150,12 @@ class StoreGlobal(Inst):
 
     def cuda(self, cu: Writer, out: None) -> None:
         store(cu, self.src, self.dst, self.at, checked_of(self.dst, self.check), "store_global")
+
+    def window(self) -> Window:
+        return self.dst, self.at, self.src.shape
+
+    def prefers(self, threads: int) -> Known:
+        return {self.src.name: coalesced(self.src.shape, threads, self.src.dtype)}
 
     @classmethod
     def samples(cls) -> list[Inst]:
@@ -185,15 +198,16 @@ class AllocateShared(Inst):
 
 @instruction
 class ViewShared(Inst):
-    """Name the bytes of `src` another tensor; both names stay good. No byte moves.
+    """Name bytes of `src`, from `offset` on, another tensor; both names stay good. No byte moves.
 
-    The new tensor begins where `src` begins, and is no longer.
+    The new tensor ends where `src` ends, or before; `offset` is a multiple of 16.
     """
 
     src: Shared
     dtype: DType
     shape: tuple[int, ...]
     swizzle: Swizzle = PLAIN
+    offset: Scalar = 0
 
     def result(self) -> Shared:
         out = Shared("", self.dtype, self.shape, self.swizzle)
@@ -206,15 +220,28 @@ class ViewShared(Inst):
         return out
 
     def run(self, block: Block, src: Memory) -> Tile:
-        bytes = src.array.view(np.uint8)[: bytes_of(self.result())]
-        return bytes.view(self.dtype.carrier)
+        start = int(self.offset)  # type: ignore[arg-type]  # expressions have values by now
+        end = start + bytes_of(self.result())
+        if start % 16 or end > bytes_of(self.src):
+            raise TilusError(
+                f"view_shared: bytes {start} to {end} of {bytes_of(self.src)}: the view must start"
+                " at a multiple of 16, and lie inside"
+            )
+        return src.array.view(np.uint8)[start:end].view(self.dtype.carrier)
 
     def cuda(self, cu: Writer, out: Shared) -> None:
-        cu.define(out, cu.base(self.src))
+        if divisor(self.offset, cu.facts) % 16:
+            raise TilusError(
+                f"view_shared: the offset {self.offset} is not known to be a multiple of 16:"
+                " multiply it by one"
+            )
+        base = cu.base(self.src)
+        cu.define(out, base if self.offset == 0 else f"{base} + {cu.expr(self.offset)}")
 
     @classmethod
     def samples(cls) -> list[Inst]:
-        return [cls(STAGED, u32, (2, 8, 16)), cls(STAGED, uint(4), (8, 99)),
+        return [cls(STAGED, u32, (2, 8, 16)), cls(STAGED, u32, (4, 32), PLAIN, 256),
+                cls(STAGED, uint(4), (8, 99)),
                 cls(Shared("s0", sint(5), (8, 32)), u8, (2, 80))]  # fmt: skip
 
 
@@ -237,6 +264,9 @@ class LoadShared(Inst):
 
     def cuda(self, cu: Writer, out: Register) -> None:
         load(cu, out, self.src, self.at, frozenset(), "load_shared")
+
+    def prefers(self, threads: int) -> Known:
+        return {"": coalesced(self.layout.shape, threads, self.src.dtype)}
 
     @classmethod
     def samples(cls) -> list[Inst]:
@@ -268,6 +298,9 @@ class StoreShared(Inst):
 
     def cuda(self, cu: Writer, out: None) -> None:
         store(cu, self.src, self.dst, self.at, frozenset(), "store_shared")
+
+    def prefers(self, threads: int) -> Known:
+        return {self.src.name: coalesced(self.src.shape, threads, self.src.dtype)}
 
     @classmethod
     def samples(cls) -> list[Inst]:
@@ -328,6 +361,9 @@ class CopyAsync(Inst):
                     where = f"{plus(target, first)}, {plus(source, first)}"
                     cu.line(f"copy_async<{size}>({where}, {mask});")
 
+    def window(self) -> Window:
+        return self.src, self.at, self.shape
+
     def completion(self) -> list[Inst]:
         return [CommitGroup(), WaitGroup(0)]
 
@@ -352,6 +388,7 @@ class CommitGroup(Inst):
     """Close the open group of asynchronous copies; an empty one counts too."""
 
     effect = Effect.SYNC
+    closes_group = True
 
     def result(self) -> None:
         return None
@@ -376,6 +413,10 @@ class WaitGroup(Inst):
 
     pending: int
     effect = Effect.SYNC
+
+    @property
+    def completes(self) -> bool:
+        return self.pending == 0
 
     def result(self) -> None:
         if self.pending < 0:

@@ -12,7 +12,7 @@ import numpy as np
 from tilus.dtypes import f16, f32, i32
 from tilus.errors import TilusError
 from tilus.ir import Register, Var
-from tilus.isa.base import Block, Effect, Inst, Tile, Writer, instruction
+from tilus.isa.base import Block, Effect, Inst, Known, Tile, Writer, instruction
 from tilus.isa.elementwise import NUMBER
 from tilus.isa.spelling import arithmetic, kind
 from tilus.isa.synchronization import Synchronize
@@ -63,6 +63,10 @@ class Reduce(Inst):
                 f"reduce takes one of {list(NUMBER)}, not {self.src.dtype}: cast first"
             )
         return Register("", self.src.dtype, reduce(self.src.layout, (self.dim,)))
+
+    def relates(self, known: Known) -> Known:
+        name = self.src.name
+        return {"": reduce(known[name], (self.dim,))} if name in known else {}
 
     def run(self, block: Block, src: Tile) -> Tile:
         dtype = self.src.dtype

@@ -5,7 +5,7 @@ import numpy as np
 from tilus.dtypes import DType, f16, f32, floating, i32, sint, u8, u32, uint
 from tilus.errors import TilusError
 from tilus.ir import Register
-from tilus.isa.base import Block, Effect, Inst, Tile, Writer, every, instruction
+from tilus.isa.base import Block, Effect, Inst, Known, Tile, Writer, every, instruction
 from tilus.isa.spelling import kind, literal
 from tilus.layout import Layout, column_spatial, local, narrow, spatial
 
@@ -50,11 +50,18 @@ class Assign(Inst):
     effect = Effect.WRITES
 
     def result(self) -> None:
-        if (self.dst.dtype, self.dst.layout) != (self.src.dtype, self.src.layout):
+        open_alike = self.undecided and self.dst.shape == self.src.shape
+        if self.dst.dtype != self.src.dtype or not (
+            open_alike or self.dst.layout == self.src.layout
+        ):
             raise TilusError(
                 f"assign: {self.src.dtype} in {self.src.layout} over {self.dst.dtype} in"
                 f" {self.dst.layout}: dtype and layout must be the same"
             )
+
+    def relates(self, known: Known) -> Known:
+        names = (self.dst.name, self.src.name)
+        return {a: known[b] for a, b in (names, names[::-1]) if b in known}
 
     def run(self, block: Block, dst: Tile, src: Tile) -> None:
         dst[...] = src
@@ -79,8 +86,11 @@ class View(Inst):
     src: Register
     dtype: DType
     layout: Layout
+    renames = True
 
     def result(self) -> Register:
+        if self.undecided:
+            return Register("", self.dtype, self.layout)
         asked = self.layout.registers * self.dtype.bits
         if (self.src.layout.threads, self.src.bits_held) != (self.layout.threads, asked):
             raise TilusError(
@@ -128,6 +138,10 @@ class Slice(Inst):
                 f" {self.src.shape}: the start must be a multiple of the extent, and inside"
             )
         return Register("", self.src.dtype, narrow(self.src.layout, self.dim, self.extent))
+
+    def relates(self, known: Known) -> Known:
+        name = self.src.name
+        return {"": narrow(known[name], self.dim, self.extent)} if name in known else {}
 
     def run(self, block: Block, src: Tile) -> Tile:
         return np.take(src, range(self.start, self.start + self.extent), self.dim)

@@ -8,7 +8,7 @@ import numpy as np
 from tilus.dtypes import f16, f32, u8
 from tilus.errors import TilusError
 from tilus.ir import Register
-from tilus.isa.base import Block, Effect, Inst, Tile, Writer, every, instruction
+from tilus.isa.base import Block, Effect, Inst, Known, Tile, Writer, every, instruction
 from tilus.layout import Layout, local, reduce, spatial
 
 WARP = 32
@@ -52,6 +52,8 @@ class Shuffle(Inst):
                 f"shuffle {self.way!r} by {self.by}: there are {', '.join(SHUFFLES)}, by 0 to 31"
             )
         layout = self.src.layout
+        if self.undecided:
+            return Register("", self.src.dtype, layout)
         if layout.threads % WARP:
             raise TilusError(f"shuffle: {layout.threads} threads are no whole warps: {layout}")
         taken = np.zeros(layout.shape, np.int64)
@@ -64,6 +66,10 @@ class Shuffle(Inst):
                 " ones: shuffle among lanes that hold different elements"
             )
         return Register("", self.src.dtype, layout)
+
+    def relates(self, known: Known) -> Known:
+        names = ("", self.src.name)
+        return {a: known[b] for a, b in (names, names[::-1]) if b in known}
 
     def sources(self) -> Tile:
         """The thread that each thread takes from."""

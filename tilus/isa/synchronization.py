@@ -20,6 +20,7 @@ class Synchronize(Inst):
     """All threads of the block, or of the group, arrive here; each then sees what others wrote."""
 
     effect = Effect.SYNC
+    meets = True
 
     def result(self) -> None:
         return None
@@ -50,6 +51,7 @@ class AtomicAdd(Inst):
     value: Scalar
     effect = Effect.READS | Effect.WRITES | Effect.SYNC
     whole_block = True
+    meets = True
 
     def result(self) -> Var:
         require_one_int(self.name, self.dst, self.at)
@@ -100,6 +102,7 @@ class Atomic(Inst):
     op: str
     value: Scalar
     effect = Effect.READS | Effect.WRITES | Effect.SYNC
+    whole_block = True
 
     def result(self) -> Var:
         if self.op not in ATOMICS:
@@ -137,6 +140,7 @@ class AtomicCompareExchange(Inst):
     expected: Scalar
     value: Scalar
     effect = Effect.READS | Effect.WRITES | Effect.SYNC
+    whole_block = True
 
     def result(self) -> Var:
         require_one_int(self.name, self.dst, self.at)
@@ -170,6 +174,7 @@ class LoadAcquire(Inst):
     src: Global
     at: tuple[Scalar, ...]
     effect = Effect.READS | Effect.SYNC
+    whole_block = True
 
     def result(self) -> Var:
         require_one_int(self.name, self.src, self.at)
@@ -199,6 +204,7 @@ class StoreRelease(Inst):
     at: tuple[Scalar, ...]
     value: Scalar
     effect = Effect.WRITES | Effect.SYNC
+    whole_block = True
 
     def result(self) -> None:
         require_one_int(self.name, self.dst, self.at)

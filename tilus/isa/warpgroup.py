@@ -41,6 +41,7 @@ class WarpgroupDot(Inst):
     c: Register
     effect = Effect.READS | Effect.WRITES
     needs = NEEDS
+    writes = ("c",)
 
     def result(self) -> None:
         (m, k), (m2, n) = self.a.shape, self.c.shape
@@ -60,7 +61,8 @@ class WarpgroupDot(Inst):
                 f"warpgroup_dot: b {self.b.shape} with {self.b.swizzle}: want rows of {ROW}"
                 f" elements, in groups of 8, with {ROWS_SWIZZLED}"
             )
-        products(self)
+        if not self.undecided:
+            products(self)
 
     def run(self, block: Block, a: Tile, b: Memory, c: Tile) -> None:
         shape = (self.c.shape[1], self.a.shape[1])
@@ -153,6 +155,7 @@ class WaitDots(Inst):
     sums: tuple[Register, ...]
     effect = Effect.SYNC | Effect.WRITES
     needs = NEEDS
+    writes = ("sums",)
 
     def result(self) -> None:
         if self.pending < 0:

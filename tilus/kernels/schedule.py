@@ -67,17 +67,21 @@ def schedules(b_dtype: str, group_size: int, m: int, arch: str = DEFAULT) -> lis
 # whole space was measured on an H200 for 1 to 8 bits, products by warpgroups and by single warps
 ROWS = {
     True: (
-        (256, 256, 8, 2, 2), (512, 256, 8, 2, 1), (128, 256, 4, 2, 4), (512, 128, 8, 3, 1),
-        (256, 256, 8, 3, 2), (512, 256, 8, 3, 1), (512, 256, 8, 2, 2), (256, 128, 8, 4, 1),
-        (128, 256, 8, 2, 2), (256, 256, 4, 3, 2),
+        (512, 128, 8, 3, 1), (256, 256, 4, 2, 2), (256, 256, 8, 2, 1), (256, 256, 8, 2, 2),
+        (512, 256, 4, 2, 2), (512, 256, 8, 2, 1), (128, 256, 4, 2, 3), (64, 256, 4, 2, 3),
+        (256, 256, 4, 4, 3), (256, 256, 8, 3, 1), (256, 256, 4, 4, 2), (512, 128, 4, 2, 2),
     ),
     False: (
         (256, 128, 4, 3, 2), (128, 256, 4, 3, 2), (128, 128, 4, 3, 2), (256, 256, 4, 4, 2),
         (256, 256, 8, 3, 1), (128, 128, 4, 4, 2), (256, 64, 4, 3, 2),
     ),
 }  # fmt: skip
-# not measured yet: as many sums a thread as registers allow
-TALL = ((128, 64, 4, 4, 1), (128, 128, 8, 3, 1), (256, 64, 8, 3, 1), (64, 64, 4, 4, 2))
+# for more than 16 rows; measured by warpgroups only
+TALL = (
+    (512, 256, 8, 2, 1), (512, 128, 8, 3, 1), (256, 256, 8, 2, 1), (128, 128, 4, 3, 3),
+    (128, 128, 8, 3, 1), (128, 64, 4, 4, 1),
+)  # fmt: skip
+MOST_SUMS = 128  # that a thread keeps in registers
 
 
 def schedule_space(b_dtype: DType, group_size: int, m: int, warpgroups: bool) -> Iterator[Schedule]:
@@ -86,7 +90,8 @@ def schedule_space(b_dtype: DType, group_size: int, m: int, warpgroups: bool) ->
     rows = ROWS[warpgroups] if block_m <= 16 else TALL
     for block_n, block_k, warps, stages, blocks_per_sm in rows:
         plan = Schedule(block_m, block_n, block_k, warps, stages, blocks_per_sm, warpgroups)
-        if stages <= most_stages(plan, b_dtype, group_size):
+        sums = block_m * block_n // (32 * warps)
+        if sums <= MOST_SUMS and stages <= most_stages(plan, b_dtype, group_size):
             yield plan
 
 

@@ -351,7 +351,7 @@ inline void store_release(int* where, int value) {
 // The message of the assertion that failed, if one did.
 static const char* failed;
 extern "C" const char* failure() { return failed; }
-inline void assert_that(bool condition, const char* message) {
+inline void assert_that(bool condition, const char* message, bool) {
   if (condition) return;
   failed = message;
   for (;;) swapcontext(&block.fibers[block.running].where, &block.scheduler);  // never goes on
