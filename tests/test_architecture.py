@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 COMPILER = (
     "tilus.errors tilus.dtypes tilus.layout tilus.target tilus.casts tilus.ir tilus.values"
-    " tilus.isa numpy"
+    " tilus.isa tilus.limits numpy"
 )
 SHARED = (
     "tilus pydantic services.messages services.settings services.revision services.store "
@@ -31,9 +31,13 @@ MAY_IMPORT = {
     "tilus.groups": COMPILER,
     "tilus.interp": f"{COMPILER} tilus.groups",
     "tilus.codegen": f"{COMPILER} tilus.groups",
+    "tilus.limits": "tilus.errors",
+    "tilus.names": "tilus.errors tilus.dtypes tilus.ir tilus.limits tilus.runtime.prelude",
+    "tilus.nodes": f"{COMPILER} tilus.names",
+    "tilus.admission": f"{COMPILER} tilus.groups tilus.names tilus.nodes tilus.passes",
     "tilus.where": "tilus.errors",
-    "tilus.lang": f"{COMPILER} tilus.codegen tilus.where",
-    "tilus.text": f"{COMPILER} tilus.codegen tilus.lang",
+    "tilus.lang": f"{COMPILER} tilus.codegen tilus.names tilus.where",
+    "tilus.text": f"{COMPILER} tilus.names tilus.nodes tilus.admission",
     "tilus.runtime": "tilus.config tilus.errors tilus.target numpy cuda",
     "tilus": "numpy",
     "services.messages": "pydantic",

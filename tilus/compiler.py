@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 
 from tilus import codegen, config, debug, passes
+from tilus.admission import check_program
+from tilus.errors import TilusError
 from tilus.ir import Program
 from tilus.isa.base import TensorMap
 from tilus.runtime import host, nvrtc, prelude
@@ -43,6 +45,7 @@ def compiler_versions() -> dict[str, str]:
 
 def kernel_key(program: Program, arch: str) -> str:
     """SHA-256 over all that decides the bytes: program, generated text, prelude, compiler, arch."""
+    check_program(program)
     return _key(program, text_of(program, arch), arch)
 
 
@@ -71,6 +74,7 @@ def compile(program: Program, arch: str = DEFAULT) -> Compiled:
 
 def run_stages(program: Program, arch: str = DEFAULT) -> debug.Compile:
     """Every stage of a compile, to look at."""
+    check_program(program)
     steps = debug.run_passes(program, PASSES)
     start = time.perf_counter()
     source = codegen.generate(steps[-1].program, arch)
@@ -89,17 +93,39 @@ def run_on_host(
     arguments: dict[str, host.Argument],
     backwards: bool = False,
     arch: str = HOST,
+    watched: bool = False,
 ) -> None:
-    """Run the generated text of `program` on this processor; arrays are written in place."""
+    """Run the generated text of `program` on this processor; arrays are written in place.
+
+    Where accesses to memory are `watched`, those that lie outside of every array, and those whose
+    order nothing but luck decides, are a `TilusError` (`prelude/host/watch.cuh` says which are).
+    """
     source = text_of(program, arch)
     library = host.build(source.text + codegen.host_entry(program, source))
-    host.run(
+    found = host.run(
         library,
         program.name,
         [arguments[p.name] for p in program.parameters],
         codegen.grid_of(program, arguments),
         backwards,
+        watched,
     )
+    if found:
+        raise TilusError(f"{program.name}: {described(source.text, found)}")
+
+
+def described(text: str, found: str) -> str:
+    """The first of the findings of a watched run, with the instructions that it is about."""
+    line, other, what = found.splitlines()[0].split(" ", 2)
+    here, there = (instruction_at(text, int(n)) for n in (line, other))
+    return f"{here}: {what} ({there}): a synchronize or wait_group is missing, or a mask"
+
+
+def instruction_at(text: str, line: int) -> str:
+    """Which instruction wrote a line of generated text."""
+    above = [entry.strip() for entry in text.splitlines()[:line]]
+    name = next((entry for entry in reversed(above) if entry.startswith("// ")), "// ")
+    return f"{name[3:]} (line {line})"
 
 
 def _key(program: Program, source: codegen.Source, arch: str) -> str:

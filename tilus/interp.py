@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import inf, prod
 from typing import Any, TextIO
 
 import numpy as np
@@ -43,13 +43,18 @@ from tilus.ir import (
     evaluate,
 )
 from tilus.isa.base import Inst, Tile, split_copies
+from tilus.limits import check_grid
 
 # for a pointer a flat array in its carrier type, packed bytes below 8 bits; an int for an integer
 Arguments = dict[str, Any]
 
 
-def interpret(program: Program, arguments: Arguments) -> None:
-    """Run `program` on `arguments`, by parameter name; arrays are written in place."""
+def interpret(program: Program, arguments: Arguments, steps: float = inf) -> None:
+    """Run `program` on `arguments`, by parameter name; arrays are written in place.
+
+    `TilusError` after so many `steps` (statements and turns of loops), for programs that may run
+    for ever.
+    """
     wanted = {p.name for p in program.parameters}
     if set(arguments) != wanted:
         raise TilusError(f"{program.name} takes {sorted(wanted)}, not {sorted(arguments)}")
@@ -57,16 +62,30 @@ def interpret(program: Program, arguments: Arguments) -> None:
     scalars = {name: int(v) for name, v in arguments.items() if not isinstance(v, np.ndarray)}
     pointers = {name: v for name, v in arguments.items() if isinstance(v, np.ndarray)}
     extents = [evaluate(extent, scalars) for extent in program.grid]
+    check_grid(program.name, (extents[0], extents[1], extents[2]))
     check_clusters(program, extents)
-    steps = (range(0, n, step) for n, step in zip(extents, program.cluster, strict=True))
-    for corner in itertools.product(*reversed(list(steps))):
+    budget = Steps(steps)
+    turns = (range(0, n, step) for n, step in zip(extents, program.cluster, strict=True))
+    for corner in itertools.product(*reversed(list(turns))):
         cluster: list[RunningBlock] = []
         for moved in itertools.product(*(range(n) for n in reversed(program.cluster))):
             z, y, x = (a + b for a, b in zip(corner, moved, strict=True))
             env = {**scalars, "block_x": x, "block_y": y, "block_z": z}
-            cluster.append(RunningBlock(pointers, env, program.threads, cluster))
+            cluster.append(RunningBlock(pointers, env, program.threads, cluster, budget))
         for waiting in together([block.whole(program.body) for block in cluster]):
             raise TilusError(f"{program.name} waits for ever: {waiting.what}")
+
+
+@dataclass
+class Steps:
+    """How many steps may still be made, by all blocks together."""
+
+    left: float
+
+    def count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise TilusError("the program made all the steps that it was given: give it more")
 
 
 class Waiting:
@@ -170,6 +189,7 @@ class RunningBlock:
     env: dict[str, int]
     threads: int
     cluster: list["RunningBlock"]
+    steps: "Steps"
     meetings: int = 0  # of the cluster that it came to, and that it left
     left: int = 0
     tiles: dict[str, Tile] = field(default_factory=dict)
@@ -196,6 +216,7 @@ class RunningBlock:
         yield from part.run(group.body)
 
     def step(self, statement: Statement) -> Waits:
+        self.steps.count()
         match statement:
             case Do(instruction, out, where):
                 assert isinstance(instruction, Inst)
@@ -218,6 +239,7 @@ class RunningBlock:
             case For(var, start, stop, _, body, stages):
                 copies, rest = split_copies(body) if stages > 1 else ((), body)
                 for i in range(evaluate(start, self.env), evaluate(stop, self.env)):
+                    self.steps.count()
                     self.env[var.name] = i
                     yield from self.run(copies)
                     if copies:
@@ -226,6 +248,7 @@ class RunningBlock:
                     yield from self.run(rest)
             case While(condition, body):
                 while evaluate(condition, self.env):
+                    self.steps.count()
                     yield from self.run(body)
 
     def perform(self, inst: Inst, out: Tensor | Var | None) -> Waits:

@@ -201,7 +201,10 @@ def evaluate(e: Scalar, env: dict[str, int]) -> int:
         case Var(name):
             return env[name]
         case Binary(op, a, b):
-            return int(OPERATORS[op].run(evaluate(a, env), evaluate(b, env)))
+            left, right = evaluate(a, env), evaluate(b, env)
+            if op in ("//", "%") and right == 0:
+                raise TilusError(f"{e} divides by zero where {b} is 0")
+            return int(OPERATORS[op].run(left, right))
     return int(e)  # type: ignore[arg-type]
 
 

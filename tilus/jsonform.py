@@ -2,23 +2,29 @@
 
 A node is an object whose "node" names its class; a dtype is {"dtype": name}, a layout {"layout":
 [shape, threads, registers]} or, left open, {"open": shape}. Reading makes only the classes of
-`tilus.ir` and instructions, and every result is made anew from its instruction, so a document
-cannot say what is not so.
+`tilus.ir` and instructions, each field is checked against its declared type, and every result is
+made anew from its instruction, so a document cannot say what is not so.
 """
 
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from tilus import ir
+from tilus.admission import check_program
 from tilus.dtypes import DType, dtype
 from tilus.errors import TilusError
-from tilus.ir import Do, Program, Tensor, Var, walk
+from tilus.ir import Expr, Program, Tensor
 from tilus.isa import ISA, Inst
-from tilus.layout import Layout, Open, layout
+from tilus.layout import Layout, Open
+from tilus.limits import NESTING, NODES, Limit, require
+from tilus.nodes import check_value, made, made_layout, made_open, shown
 
-NODES = {
-    name: node for name, node in vars(ir).items() if isinstance(node, type) and is_dataclass(node)
-} | ISA  # fmt: skip
+KINDS = {
+    name: kind
+    for name, kind in vars(ir).items()
+    if isinstance(kind, type) and is_dataclass(kind) and kind not in (Expr, Tensor)
+} | ISA
+DEEPEST = Limit(3 * NESTING.most + 12, *NESTING[1:])  # a statement is in a list in a statement
 
 
 def to_json(program: Program) -> dict[str, Any]:
@@ -50,43 +56,50 @@ def fields_of(node: Any) -> dict[str, Any]:
 
 def from_json(document: Any) -> Program:
     """The program of a document; `TilusError` where it is not one."""
-    try:
-        program = decode(document)
-    except (TypeError, ValueError, KeyError, RecursionError) as wrong:
-        raise TilusError(f"not a program: {wrong}") from wrong
+    check_size(document)
+    program = decode(document)
     if not isinstance(program, Program):
-        raise TilusError(f"not a program: {type(program).__name__}")
-    for statement in walk(program.body):
-        if isinstance(statement, Do):
-            check_result(statement)
+        raise TilusError(f"not a program: {shown(type(program).__name__)}")
+    check_program(program)
     return program
+
+
+def check_size(document: Any) -> None:
+    """What is read may be walked recursively, and in little time."""
+    level, depth, nodes = [document], 0, 0
+    while level:
+        depth, nodes = depth + 1, nodes + len(level)
+        require(DEEPEST, depth, "a document")
+        require(NODES, nodes, "a document")
+        level = [inner for value in level for inner in inside(value)]
+
+
+def inside(value: Any) -> list[Any]:
+    match value:
+        case dict():
+            return list(value.values())
+        case list():
+            return value
+    return []
 
 
 def decode(value: Any) -> Any:
     match value:
         case list():
             return tuple(decode(v) for v in value)
-        case {"dtype": str(name)}:
+        case {"dtype": str(name), **more} if not more:
             return dtype(name)
-        case {"open": list(shape)}:
-            return Open(tuple(shape))
-        case {"layout": [shape, threads, registers]}:
-            return layout(tuple(shape), map(tuple, threads), map(tuple, registers))
-        case {"node": str(name), **given} if name in NODES:
-            return NODES[name](**{str(k): decode(v) for k, v in given.items()})
-        case int() | float() | str() | None:
+        case {"open": shape, **more} if not more:
+            return made_open(decode(shape))
+        case {"layout": [shape, threads, registers], **more} if not more:
+            return made_layout(decode(shape), decode(threads), decode(registers))
+        case {"node": str(name), **given} if name in KINDS:
+            return made(KINDS[name], {str(k): decode(v) for k, v in given.items()})
+        case bool():
+            raise TilusError(f"not a program: {value} in it")
+        case int() | float():
+            check_value(value, "a number")
             return value
-    raise TilusError(f"not a program: {str(value)[:80]}")
-
-
-def check_result(statement: Do) -> None:
-    """What the document says an instruction returns is what it does return."""
-    inst, out = statement.instruction, statement.out
-    if not isinstance(inst, Inst):
-        raise TilusError(f"not an instruction: {inst}")
-    made = inst.result()
-    named = (
-        replace(made, name=out.name) if isinstance(made, Tensor | Var) and out is not None else made
-    )
-    if named != out:
-        raise TilusError(f"{inst.name} returns {made}, not {out}")
+        case str() | None:
+            return value
+    raise TilusError(f"not a program: {shown(value)}")

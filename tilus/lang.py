@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
-from tilus.codegen import check_names
 from tilus.errors import TilusError
 from tilus.ir import (
     ALONE,
@@ -44,6 +43,7 @@ from tilus.ir import (
 from tilus.isa import ISA, Inst
 from tilus.isa.elementwise import OPS, Elementwise
 from tilus.layout import Layout, Open
+from tilus.names import check_names
 from tilus.where import calling_line, mark
 
 Grid = tuple[Scalar, Scalar, Scalar]

@@ -23,6 +23,11 @@ class Target:
         """Ten times the compute capability."""
         return int(self.name.removeprefix("sm_").rstrip("a"))
 
+    @property
+    def shared_bytes(self) -> int:
+        """The most shared memory of one block (CUDA programming guide, "compute capabilities")."""
+        return {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}[self.number] << 10
+
     def supports(self, needed: str) -> bool:
         """Whether code that needs the architecture `needed` runs here."""
         if needed.endswith("a"):

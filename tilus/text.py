@@ -9,11 +9,14 @@ introduces it, later ones set it.
 import ast
 import hashlib
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar
 
+from tilus.admission import check_program
 from tilus.dtypes import DType, dtype
 from tilus.errors import TilusError
 from tilus.ir import (
@@ -40,12 +43,14 @@ from tilus.ir import (
     While,
 )
 from tilus.isa import ISA, Inst
-from tilus.layout import Layout, Open, layout
+from tilus.layout import Layout
+from tilus.limits import DOCUMENT, NESTING, Limit, require
+from tilus.names import check_name
+from tilus.nodes import check_value, checked, made_layout, made_of, made_open
 
 INDENT = "    "
-LONGEST = 1 << 22  # characters of a program that is read
-SHOWN = 80  # characters of it in an error
-DEEPEST = 64  # statements or expressions inside each other
+SHOWN = 80  # characters of a program in an error
+DEEPEST = Limit(2 * NESTING.most + 12, *NESTING[1:])  # statements, then the values of one
 
 
 def to_text(program: Program) -> str:
@@ -129,16 +134,30 @@ def value_text(value: Any) -> str:
 
 def from_text(text: str) -> Program:
     """The program of a text; `TilusError` with the line where it is not one."""
-    if len(text) > LONGEST:
-        raise TilusError(f"a program of {len(text)} characters: at most {LONGEST} are read")
+    require(DOCUMENT, len(text), "a program")
     try:
-        tree = ast.parse(text)
-    except (SyntaxError, RecursionError, MemoryError) as wrong:
+        with warnings.catch_warnings(action="error"):  # what a parser only doubts is no program
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, Warning) as wrong:
         raise TilusError(f"not a program: {wrong}") from wrong
+    check_tree(tree)
     match tree.body:
         case [ast.FunctionDef() as function]:
-            return Reader(text).program(function)
+            program = Reader(text).program(function)
+            check_program(program)
+            return program
     raise TilusError("not a program: want one @program(...) def name(...): ...")
+
+
+def check_tree(tree: ast.AST) -> None:
+    """What is read may be walked recursively, and its numbers printed."""
+    level, depth = [tree], 0
+    while level:
+        require(DEEPEST, depth, "a program")
+        for node in level:
+            if isinstance(node, ast.Constant) and isinstance(node.value, int):
+                check_value(node.value, f"line {node.lineno}")
+        level, depth = [child for node in level for child in ast.iter_child_nodes(node)], depth + 1
 
 
 BINARY: dict[type[ast.AST], str] = {
@@ -148,6 +167,8 @@ BINARY: dict[type[ast.AST], str] = {
 }  # fmt: skip
 
 
+Node = TypeVar("Node")
+KEYWORDS = ["grid", "threads", "blocks_per_sm"]
 HEAD = "want @program(grid=(x, y, z), threads=n, blocks_per_sm=b)"
 
 
@@ -157,38 +178,40 @@ class Reader:
     def __init__(self, text: str) -> None:
         self.lines = re.split(r"\r\n?|\n", text)
         self.names: dict[str, Tensor | Var] = {name: Var(name) for name in GRID}
-        self.depth = 0
 
     def program(self, function: ast.FunctionDef) -> Program:
-        parameters = tuple(self.parameter(a) for a in function.args.args)
-        self.names |= {p.name: Var(p.name) for p in parameters}
-        match function.decorator_list:
-            case [ast.Call(func=ast.Name("program"), keywords=given)]:
-                keywords = {k.arg: self.value(k.value) for k in given}
+        match function:
+            case ast.FunctionDef(
+                args=ast.arguments(
+                    posonlyargs=[], args=arguments, vararg=None, kwonlyargs=[], kwarg=None,
+                    defaults=[],
+                ),
+                decorator_list=[ast.Call(func=ast.Name("program"), args=[], keywords=given)],
+                returns=None,
+            ):  # fmt: skip
+                parameters = tuple(self.parameter(a) for a in arguments)
             case _:
                 raise self.wrong(function, HEAD)
-        cluster = keywords.pop("cluster", ALONE)
-        if set(keywords) != {"grid", "threads", "blocks_per_sm"} or len(keywords["grid"]) != 3:
+        self.names |= {p.name: Var(p.name) for p in parameters}
+        if [k.arg for k in given] not in (KEYWORDS, [*KEYWORDS, "cluster"]):
             raise self.wrong(function, HEAD)
+        grid, threads, *more = (self.value(k.value) for k in given)
         body = self.body(function.body)
-        grid, threads, blocks = (keywords[k] for k in ("grid", "threads", "blocks_per_sm"))
-        return Program(function.name, parameters, grid, threads, body, blocks, cluster)
+        return self.made(
+            function, lambda: Program(function.name, parameters, grid, threads, body, *more)
+        )
 
     def parameter(self, argument: ast.arg) -> Parameter:
+        self.told(argument, lambda: check_name(argument.arg, "a parameter"))
         match argument.annotation:
             case ast.Call(func=ast.Name("pointer"), args=[ast.Name(of)]):
-                return Pointer(argument.arg, dtype(of))
+                return self.made(argument, lambda: Pointer(argument.arg, dtype(of)))
             case ast.Call(func=ast.Name("integer"), args=[ast.Constant(int(multiple_of))]):
-                return Integer(argument.arg, multiple_of)
+                return self.made(argument, lambda: Integer(argument.arg, multiple_of))
         raise self.wrong(argument, "want name: pointer(dtype) or name: integer(multiple_of)")
 
     def body(self, nodes: list[ast.stmt]) -> tuple[Statement, ...]:
-        self.depth += 1
-        if self.depth > DEEPEST:
-            raise self.wrong(nodes[0], f"more than {DEEPEST} levels")
-        statements = tuple(self.statement(n) for n in nodes if not isinstance(n, ast.Pass))
-        self.depth -= 1
-        return statements
+        return tuple(self.statement(n) for n in nodes if not isinstance(n, ast.Pass))
 
     def statement(self, node: ast.stmt) -> Statement:
         match node:
@@ -201,18 +224,27 @@ class Reader:
             case ast.Assign([ast.Name(name)], value):
                 return self.scalar(name, self.value(value), node)
             case ast.For(
-                ast.Name(name), ast.Call(func=ast.Name("range"), args=[_, _, _, *stages] as args)
+                ast.Name(name),
+                ast.Call(func=ast.Name("range"), args=[_, _, _, *stages] as args, keywords=[]),
+                orelse=[],
             ) if len(stages) <= 1:
                 var = self.introduce(name, node)
                 start, stop, unroll, *more = (self.value(a) for a in args)
-                return For(var, start, stop, unroll, self.body(node.body), *more)
-            case ast.While(condition, body):
-                return While(self.value(condition), self.body(body))
-            case ast.If(condition, then, otherwise):
-                return If(self.value(condition), self.body(then), self.body(otherwise))
-            case ast.With([ast.withitem(ast.Call(func=ast.Name("group"), args=[a, b, c]))], body):
+                body = self.body(node.body)
+                return self.made(node, lambda: For(var, start, stop, unroll, body, *more))
+            case ast.While(test, inner, orelse=[]):
+                condition, body = self.value(test), self.body(inner)
+                return self.made(node, lambda: While(condition, body))
+            case ast.If(test, inner, other):
+                condition, body, otherwise = self.value(test), self.body(inner), self.body(other)
+                return self.made(node, lambda: If(condition, body, otherwise))
+            case ast.With(
+                [ast.withitem(ast.Call(func=ast.Name("group"), args=[a, b, c], keywords=[]), None)],
+                inner,
+            ):
                 first, count, registers = self.value(a), self.value(b), self.value(c)
-                return ThreadGroup(first, count, self.body(body), registers)
+                body = self.body(inner)
+                return self.made(node, lambda: ThreadGroup(first, count, body, registers))
             case ast.Break():
                 return Break()
         raise self.wrong(node, "not a statement of a program")
@@ -221,12 +253,13 @@ class Reader:
         match call:
             case ast.Call(func=ast.Name(name), args=args, keywords=[]) if name in ISA:
                 values = [self.value(a) for a in args]
-                inst: Inst = self.made(call, lambda: ISA[name](*values))
+                inst: Inst = self.told(call, lambda: made_of(ISA[name], values))
                 return inst
         raise self.wrong(call, f"not an instruction: there are {', '.join(ISA)}")
 
     def named(self, name: str, inst: Inst, node: ast.stmt) -> Statement:
-        out = self.made(node, inst.result)
+        self.told(node, lambda: check_name(name, "a tensor or a scalar"))
+        out = self.told(node, inst.result)
         if name in self.names or not isinstance(out, Tensor | Var):
             raise self.wrong(node, f"{inst.name} cannot be given the name {name}")
         self.names[name] = named = replace(out, name=name)
@@ -235,10 +268,12 @@ class Reader:
     def scalar(self, name: str, value: Scalar, node: ast.stmt) -> Statement:
         known = self.names.get(name)
         if isinstance(known, Var):
-            return Set(known, value)
-        return Let(self.introduce(name, node), value)
+            return self.made(node, lambda: Set(known, value))
+        var = self.introduce(name, node)
+        return self.made(node, lambda: Let(var, value))
 
     def introduce(self, name: str, node: ast.AST) -> Var:
+        self.told(node, lambda: check_name(name, "a scalar"))
         if name in self.names:
             raise self.wrong(node, f"{name} has a meaning already")
         self.names[name] = var = Var(name)
@@ -247,20 +282,20 @@ class Reader:
     def value(self, node: ast.expr) -> Any:
         """A field of an instruction, or a scalar."""
         match node:
-            case ast.Constant(int() | float() | str() | None as constant):
-                return constant
-            case ast.UnaryOp(ast.USub(), ast.Constant(int() | float() as constant)):
-                return -constant
+            case ast.Constant(constant) if type(constant) in (int, float, str, NoneType):
+                return self.checked_number(node, constant)
+            case ast.UnaryOp(ast.USub(), ast.Constant(constant)) if type(constant) in (int, float):
+                return self.checked_number(node, -constant)  # type: ignore[operator]
             case ast.Name(name) if name in self.names:
                 return self.names[name]
             case ast.Name(name):
-                return self.made(node, lambda: dtype(name))
+                return self.told(node, lambda: dtype(name))
             case ast.Tuple(items):
                 return tuple(self.value(item) for item in items)
             case ast.BinOp(a, op, b) if type(op) in BINARY:
-                return Binary(BINARY[type(op)], self.value(a), self.value(b))
+                return self.binary(node, BINARY[type(op)], a, b)
             case ast.Compare(a, [op], [b]) if type(op) in BINARY:
-                return Binary(BINARY[type(op)], self.value(a), self.value(b))
+                return self.binary(node, BINARY[type(op)], a, b)
             case ast.Call(func=ast.Name(function), args=args, keywords=keywords):
                 return self.call(node, function, args, keywords)
         raise self.wrong(node, "not a value")
@@ -271,21 +306,37 @@ class Reader:
         values = [self.value(a) for a in args]
         named = {k.arg: self.value(k.value) for k in keywords}
         match function, values, named:
-            case "min" | "max", [a, b], {}:
-                return Binary(function, a, b)
-            case "swizzle", [bits, source, target], {}:
-                return Swizzle(bits, source, target)
-            case "open", shape, {}:
-                return self.made(node, lambda: Open(tuple(shape)))
-            case "layout", [shape], {"threads": threads, "registers": registers}:
-                return self.made(node, lambda: layout(shape, threads, registers))
+            case "min" | "max", [a, b], _ if not named:
+                return self.made(node, lambda: Binary(function, a, b))
+            case "swizzle", [bits, source, target], _ if not named:
+                return self.made(node, lambda: Swizzle(bits, source, target))
+            case "open", shape, _ if not named:
+                return self.told(node, lambda: made_open(tuple(shape)))
+            case "layout", [shape], {"threads": threads, "registers": registers, **more} if (
+                not more
+            ):
+                return self.told(node, lambda: made_layout(shape, threads, registers))
         raise self.wrong(node, f"{function}: not a value")
 
-    def made(self, node: ast.AST, make: Callable[[], Any]) -> Any:
-        """What `make` gives, its complaints with the line in front."""
+    def binary(self, node: ast.expr, op: str, a: ast.expr, b: ast.expr) -> Any:
+        left, right = self.value(a), self.value(b)
+        return self.made(node, lambda: Binary(op, left, right))
+
+    def checked_number(self, node: ast.expr, constant: Any) -> Any:
+        """A constant that a field may hold, or an operation's name."""
+        if not isinstance(constant, str):
+            self.told(node, lambda: check_value(constant, "a number"))
+        return constant
+
+    def made(self, node: ast.AST, make: Callable[[], Node]) -> Node:
+        """The node that `make` gives, if its fields hold what they declare."""
+        return self.told(node, lambda: checked(make()))
+
+    def told(self, node: ast.AST, do: Callable[[], Node]) -> Node:
+        """What `do` gives, its complaints with the line in front."""
         try:
-            return make()
-        except (TilusError, TypeError, ValueError, AttributeError) as wrong:
+            return do()
+        except TilusError as wrong:
             raise self.wrong(node, str(wrong)) from wrong
 
     def where(self, node: ast.stmt) -> str:

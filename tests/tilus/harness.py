@@ -38,10 +38,11 @@ class Case:
 
 
 def threads_of(inst: Inst) -> int:
-    """As many threads as the registers spread over, or two warps where there are none."""
+    """As many threads as the registers spread over, in whole warps, or two where there are none."""
     layouts = [v for v in vars(inst).values() if isinstance(v, Layout)]
     layouts += [t.layout for t in inst.operands if isinstance(t, Register)]
-    return max([layout.threads for layout in layouts], default=WIDE)
+    threads = max([layout.threads for layout in layouts], default=WIDE)
+    return -(-threads // 32) * 32
 
 
 def case_of(inst: Inst, rng: np.random.Generator) -> Case:

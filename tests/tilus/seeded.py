@@ -48,6 +48,9 @@ BARRIERS, HOST_HOPPER = "tilus/isa/barriers.py", "tilus/prelude/host/hopper.cuh"
 HOPPER = ("tests/tilus/test_hopper.py",)
 DEBUG = ("tests/tilus/test_debug.py",)
 INSPECT = ("tests/tilus/test_inspect.py",)
+ADMISSION, NODES, NAMES = "tilus/admission.py", "tilus/nodes.py", "tilus/names.py"
+WATCHING = "tilus/prelude/host/watch.cuh"
+HOSTILE, WATCH = ("tests/tilus/test_hostile.py",), ("tests/tilus/test_watch.py",)
 TENSORS, LAUNCHER = "tilus/isa/tensor_copies.py", "tilus/runtime/launcher.py"
 TENSOR_TESTS = ("tests/tilus/test_tensor_copies.py",)
 LANG, HOST = "tilus/lang.py", "tilus/prelude/host/tilus.cuh"
@@ -498,6 +501,53 @@ BUGS = [
         "copies, rest = (), body", "a loop in stages does not wait for its copies", PIPELINE),
     Bug("tilus/isa/memory.py", "if divisor(self.offset, cu.facts) % 16:", "if False:",
         "views at any byte", SHARED_PLAN),
+
+    Bug(ADMISSION, "if declared is Var and value.name not in self.pointers:", "if False:",
+        "any name taken for a pointer", HOSTILE),
+    Bug(ADMISSION, "self.shared_bytes += 0 if views else", "self.shared_bytes = 0 if views else",
+        "shared memory counted tensor by tensor", HOSTILE),
+    Bug(ADMISSION, "require(UNROLL, stop - start,", "require(UNROLL, 0,",
+        "a billion turns unrolled", HOSTILE),
+    Bug(NODES, "check_at_least(1, b,", "check_at_least(0, b,",
+        "a division by the number zero", HOSTILE),
+    Bug(NODES, "                and len(value) == len(arguments)\n", "",
+        "a grid of two dimensions", HOSTILE),
+    Bug(NODES, "require(ELEMENTS, of.threads * of.registers,", "require(ELEMENTS, of.registers,",
+        "a tile larger than a register file", HOSTILE),
+    Bug(NAMES, "if not WORD.fullmatch(name)", "if not WORD.match(name)",
+        "a name that goes on in C", HOSTILE),
+    Bug(NAMES, 'thread|shared|lane|warp|', 'thread|shared|lane|',
+        "a name that an instruction gives its own variable", HOSTILE),
+    Bug(CODEGEN, "len(text) * self._copies", "len(text)",
+        "the size of unrolled text not counted", HOSTILE),
+    Bug(CODEGEN, "cu.shared_bytes > cu.target.shared_bytes", "cu.shared_bytes > 227 << 10",
+        "shared memory that the target lacks", HOSTILE),
+    Bug(ADDRESSING, "first + extent > most", "first > most",
+        "a tile that begins inside shared memory and ends outside", HOSTILE),
+    Bug("tilus/isa/memory.py", "(source < target + bits or ", "(",
+        "a swizzle that moves two elements to one place", HOSTILE),
+    Bug("tilus/interp.py", "if self.left < 0:", "if self.left != self.left:",
+        "an endless program interpreted for ever", HOSTILE),
+    Bug(KERNEL, "            t.wait_group(plan.stages - 2)\n            t.synchronize()\n",
+        "            t.wait_group(plan.stages - 2)\n",
+        "the ring is read before others' copies arrived", WATCH),
+    Bug(KERNEL, "t.wait_group(plan.stages - 2)", "t.wait_group(plan.stages - 1)",
+        "the ring is read a step too early", WATCH),
+    Bug(KERNEL, "self.check_n = problem.n_multiple % plan.block_n != 0", "self.check_n = False",
+        "columns beyond the edge are accessed", WATCH),
+    Bug(WATCHING, "before.epoch <= watch.known[thread][before.thread]", "true",
+        "no race within a block is told", WATCH),
+    Bug(WATCHING, "constexpr int READERS = 8;", "constexpr int READERS = 1;",
+        "only the last reader is remembered", WATCH),
+    Bug(WATCHING, "before.tick <= watch.seen[before.block]", "true",
+        "no race between blocks is told", WATCH),
+    Bug(WATCHING, "  if (shadow.copier) {", "  if (false) {",
+        "a copy under way is taken for done", WATCH),
+    Bug(WATCHING, "copier = 0;\n  touch(to, bytes, WRITES, thread, line);", "copier = 0;",
+        "a copy writes when it starts, not when it is waited for", WATCH),
+    Bug(WATCHING, "from + bytes <= all[i].from + all[i].size)",
+        "from < all[i].from + all[i].size + 64)",
+        "an access behind an array is let through", WATCH),
 ]
 # fmt: on
 

@@ -63,7 +63,8 @@ def test_generated_text_agrees_with_run(name: str, backwards: bool, library: Pat
     case = CASES[name]
     want, got = copied(case), copied(case)
     interpret(case.program, want)
-    host.run(library, name, list(got.values()), (1, 1, 1), backwards)
+    found = host.run(library, name, list(got.values()), (1, 1, 1), backwards, watched=True)
+    assert found == "", "accesses that are out of order or out of bounds"
     sample = SAMPLES[name]
     for array in case.names:
         out = sample.result()

@@ -14,7 +14,6 @@ from tilus.errors import TilusError, asked_by
 from tilus.groups import check_clusters, check_groups, groups_of, named_barriers
 from tilus.ir import (
     ALONE,
-    GRID,
     OPERATORS,
     Binary,
     Break,
@@ -40,6 +39,7 @@ from tilus.ir import (
 )
 from tilus.isa.addressing import aligned
 from tilus.isa.base import Inst, TensorMap
+from tilus.limits import GENERATED, check_grid, require
 from tilus.target import DEFAULT, Target, target
 from tilus.values import values_of
 
@@ -66,6 +66,11 @@ def generate(program: Program, arch: str = DEFAULT) -> Source:
     require_registers(program)
     cu = TextWriter(program, target(arch))
     cu.write(program.body)
+    if cu.shared_bytes > cu.target.shared_bytes:
+        raise TilusError(
+            f"{program.name} takes {cu.shared_bytes} bytes of shared memory, and a block has at"
+            f" most {cu.target.shared_bytes} on {arch}: use smaller tiles or fewer stages"
+        )
     entry = f"tilus_{program.name}"  # no name that the prelude has
     cluster = "" if program.cluster == ALONE else f"CLUSTER{program.cluster} "
     head = f"KERNEL({program.threads}, {program.blocks_per_sm}) {cluster}"
@@ -96,10 +101,11 @@ def host_entry(program: Program, source: Source) -> str:
     return "\n".join(
         [
             f'extern "C" int run_{program.name}'
-            "(void** arguments, const int* grid, int backwards) {",
+            "(void** arguments, const int* grid, int backwards, const int64_t* sizes) {",
             f"  auto kernel = [](void** arguments) {{ {names} {source.entry}({arguments}); }};",
             f"  return launch(kernel, arguments, grid, {source.threads}, {source.shared_bytes},"
-            f" backwards, {{{', '.join(map(str, program.cluster))}}});",
+            f" backwards, {{{', '.join(map(str, program.cluster))}}}, sizes,"
+            f" {len(program.parameters)});",
             "}",
             "",
         ]
@@ -138,6 +144,7 @@ def grid_of(program: Program, arguments: dict[str, Any]) -> tuple[int, int, int]
     """How many blocks a launch with these integer arguments has."""
     integers = {p.name: arguments[p.name] for p in program.parameters if isinstance(p, Integer)}
     x, y, z = (evaluate(extent, integers) for extent in program.grid)
+    check_grid(program.name, (x, y, z))
     check_clusters(program, (x, y, z))
     return x, y, z
 
@@ -155,7 +162,7 @@ class TextWriter:
     """The growing text; what an instruction may say is `tilus.isa.base.Writer`."""
 
     def __init__(self, program: Program, target: Target) -> None:
-        self.threads, self.target = program.threads, target
+        self.name, self.threads, self.target = program.name, program.threads, target
         self.barrier = 0
         self.maps: dict[TensorMap, str] = {}
         self._integers = set(program.facts)
@@ -163,6 +170,8 @@ class TextWriter:
         self.shared_bytes = 0
         self.lines: list[str] = []
         self._depth = 1
+        self._copies = 1  # of a line, once the loops around it are unrolled
+        self._characters = 0
         self._words: dict[str, str] = {}
         self._barriers = named_barriers(program)
         self._budget = REGISTERS // (program.threads * program.blocks_per_sm)
@@ -188,7 +197,9 @@ class TextWriter:
                     )
                 self.line("#pragma unroll" if unroll == 0 else f"#pragma unroll {unroll}")
                 first = f"unsigned {var} = {self.expr(start)}"
+                copies, self._copies = self._copies, self._copies * turns(statement)
                 self.write_scope(f"for ({first}; {var} < {self.expr(stop)}; {var}++)", body)
+                self._copies = copies
             case While(condition, body):
                 self.write_scope(f"while ({self.expr(condition)})", body)
             case If(condition, then, otherwise):
@@ -232,6 +243,8 @@ class TextWriter:
         inst.cuda(self, out)
 
     def line(self, text: str) -> None:
+        self._characters += len(text) * self._copies
+        require(GENERATED, self._characters, self.name)
         self.lines.append("  " * self._depth + text)
 
     @contextmanager
@@ -272,6 +285,14 @@ class TextWriter:
         offset = aligned(self.shared_bytes, bytes)
         self.shared_bytes = offset + aligned(bytes, bytes)
         return offset
+
+
+def turns(loop: For) -> int:
+    """How many copies of its body a loop is unrolled into."""
+    match loop:
+        case For(_, int(start), int(stop), 0):
+            return max(1, stop - start)
+    return max(1, loop.unroll)
 
 
 def scalar_text(e: Scalar) -> str:
@@ -330,14 +351,3 @@ def require_registers(program: Program) -> None:
             f"{program.name}: its groups ask for {taken} registers together, and a block has"
             f" {budget}: let some group ask for fewer"
         )
-
-
-def check_names(program: Program) -> None:
-    """Parameter names are C names that generated text does not use."""
-    taken = {"thread", "shared", "lane", "warp", *GRID}
-    for p in program.parameters:
-        if not p.name.isidentifier() or p.name in taken or p.name[-1].isdigit():
-            raise TilusError(
-                f"{program.name}: a parameter cannot be called {p.name!r}: take a word that is not"
-                f" one of {sorted(taken)} and does not end in a digit"
-            )

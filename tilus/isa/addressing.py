@@ -39,6 +39,20 @@ def require_rank(name: str, tensor: Place, at: tuple[Scalar, ...], shape: tuple[
         )
 
 
+def require_inside(
+    name: str, tensor: Shared, at: tuple[Scalar, ...], shape: tuple[int, ...]
+) -> None:
+    """The tile lies in the tensor, as far as its corner is known."""
+    whole = (1,) * (len(at) - len(shape)) + shape
+    for d, (corner, extent, most) in enumerate(zip(at, whole, tensor.shape, strict=True)):
+        first = corner if isinstance(corner, int) else 0
+        if first < 0 or extent < 1 or first + extent > most:
+            raise TilusError(
+                f"{name}: the tile {shape} at {at} leaves dimension {d} of {tensor.name}"
+                f" {tensor.shape}: nothing checks accesses of shared memory"
+            )
+
+
 def alignment(tensor: Place, at: tuple[Scalar, ...], checked: frozenset[int], cu: Writer) -> int:
     """A number of elements that divides the offset of every row of the tile at `at`.
 

@@ -272,13 +272,14 @@ def sources(op: str, whole: Layout, part: Layout) -> list[int]:
         )
     asked = np.stack([i * (p > 1) for i, p in zip(every(whole), part.shape, strict=True)], axis=-1)
     held = np.stack(every(part), axis=-1)
+    places = {tuple(index): j for j, index in enumerate(held[0].tolist())}  # of thread 0
     found = []
     for i in range(whole.registers):
-        matches = (held == asked[:, i, None, :]).all(axis=(0, 2))
-        if not matches.any():
+        j = places.get(tuple(asked[0, i].tolist()))
+        if j is None or not np.array_equal(held[:, j], asked[:, i]):
             raise TilusError(
                 f"{op}: register {i} of {whole} meets elements that {part} keeps in other threads"
                 f" or registers: give the operand the layout reduce(...) of the other"
             )
-        found.append(int(matches.argmax()))
+        found.append(j)
     return found

@@ -77,6 +77,10 @@ class Dot(Inst):
     c: Register
 
     def result(self) -> Register:
+        if not len(self.a.shape) == len(self.b.shape) == len(self.c.shape) == 2:
+            raise TilusError(
+                f"dot: {self.a.shape} @ {self.b.shape} + {self.c.shape}: want two dimensions each"
+            )
         (m, k), (k2, n) = self.a.shape, self.b.shape
         if k != k2 or self.c.shape != (m, n):
             raise TilusError(

@@ -1,6 +1,6 @@
 """Naming tensors in global and shared memory, and moving tiles between them and registers."""
 
-from math import gcd
+from math import gcd, prod
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from tilus.isa.addressing import (
     copy_layout,
     corner,
     mask_of,
+    require_inside,
     require_rank,
     threads_below,
     tile_indices,
@@ -37,7 +38,13 @@ STAGED = Shared("s0", f16, (2, 16, 16), Swizzle(1, 4, 3))
 
 def checked_of(tensor: Place, check: tuple[int, ...] | None) -> frozenset[int]:
     """The dimensions along which an access is masked; None stands for all of them."""
-    return frozenset(range(len(tensor.shape)) if check is None else check)
+    there = range(len(tensor.shape))
+    if check is not None and not set(check) <= set(there):
+        raise TilusError(
+            f"check={check} of {tensor.name}, which has the dimensions {list(there)}: name some of"
+            " these"
+        )
+    return frozenset(there if check is None else check)
 
 
 @instruction
@@ -53,10 +60,10 @@ class ViewGlobal(Inst):
     strides: Index
 
     def result(self) -> Global:
-        if len(self.shape) != len(self.strides):
+        if len(self.shape) != len(self.strides) or not self.shape:
             raise TilusError(
                 f"view_global: {len(self.shape)} extents {self.shape} and {len(self.strides)}"
-                f" strides {self.strides}: give one stride a dimension"
+                f" strides {self.strides}: give one stride a dimension, at least one"
             )
         return Global("", self.dtype, self.shape, self.strides, self.pointer.name)
 
@@ -87,6 +94,7 @@ class LoadGlobal(Inst):
 
     def result(self) -> Register:
         require_rank(self.name, self.src, self.at, self.layout.shape)
+        checked_of(self.src, self.check)
         return Register("", self.src.dtype, self.layout)
 
     def run(self, block: Block, src: Memory) -> Tile:
@@ -134,6 +142,7 @@ class StoreGlobal(Inst):
     def result(self) -> None:
         require_rank(self.name, self.dst, self.at, self.src.shape)
         require_same_dtype(self.name, self.dst, self.src)
+        checked_of(self.dst, self.check)
 
     def run(self, block: Block, dst: Memory, src: Tile) -> None:
         checked = checked_of(self.dst, self.check)
@@ -172,7 +181,9 @@ class AllocateShared(Inst):
     swizzle: Swizzle = PLAIN
 
     def result(self) -> Shared:
-        return Shared("", self.dtype, self.shape, self.swizzle)
+        out = Shared("", self.dtype, self.shape, self.swizzle)
+        require_shape(self.name, out)
+        return out
 
     def run(self, block: Block) -> Tile:
         return block.allocate(self.dtype, int(np.prod(self.shape)))
@@ -200,6 +211,7 @@ class ViewShared(Inst):
 
     def result(self) -> Shared:
         out = Shared("", self.dtype, self.shape, self.swizzle)
+        require_shape(self.name, out)
         if bytes_of(out) > bytes_of(self.src):
             raise TilusError(
                 f"view_shared: {self.dtype} {self.shape} takes {bytes_of(out)} bytes, but"
@@ -244,6 +256,7 @@ class LoadShared(Inst):
 
     def result(self) -> Register:
         require_rank(self.name, self.src, self.at, self.layout.shape)
+        require_inside(self.name, self.src, self.at, self.layout.shape)
         return Register("", self.src.dtype, self.layout)
 
     def run(self, block: Block, src: Memory) -> Tile:
@@ -277,6 +290,7 @@ class StoreShared(Inst):
 
     def result(self) -> None:
         require_rank(self.name, self.dst, self.at, self.src.shape)
+        require_inside(self.name, self.dst, self.at, self.src.shape)
         require_same_dtype(self.name, self.dst, self.src)
 
     def run(self, block: Block, dst: Memory, src: Tile) -> None:
@@ -318,6 +332,8 @@ class CopyAsync(Inst):
         require_rank(self.name, self.src, self.at, self.shape)
         require_rank(self.name, self.dst, self.to, self.shape)
         require_same_dtype(self.name, self.dst, self.src)
+        require_inside(self.name, self.dst, self.to, self.shape)
+        checked_of(self.src, self.check)
 
     def run(self, block: Block, src: Memory, dst: Memory) -> None:
         checked = checked_of(self.src, self.check)
@@ -417,6 +433,18 @@ class WaitGroup(Inst):
     @classmethod
     def samples(cls) -> list[Inst]:
         return [cls(0), cls(2)]
+
+
+def require_shape(name: str, tensor: Shared) -> None:
+    """Every element has a place of its own in the tensor."""
+    if min(tensor.shape, default=0) < 1:
+        raise TilusError(f"{name}: no tensor has the shape {tensor.shape}")
+    bits, source, target = tensor.swizzle.bits, tensor.swizzle.source, tensor.swizzle.target
+    if bits and (source < target + bits or prod(tensor.shape) % (1 << target + bits)):
+        raise TilusError(
+            f"{name}: {tensor.swizzle} moves elements of {tensor.shape} onto each other or out of"
+            " it: want source >= target + bits, and whole runs of 2^(target + bits)"
+        )
 
 
 def require_same_dtype(name: str, memory: Place, other: Register | Global) -> None:

@@ -127,7 +127,12 @@ class Slice(Inst):
     extent: int
 
     def result(self) -> Register:
-        if self.start % self.extent or self.start + self.extent > self.src.shape[self.dim]:
+        inside = 0 <= self.dim < self.src.layout.rank and self.extent > 0 <= self.start
+        if (
+            not inside
+            or self.start % self.extent
+            or self.start + self.extent > self.src.shape[self.dim]
+        ):
             raise TilusError(
                 f"slice: {self.extent} from {self.start} on of dimension {self.dim} of a tile"
                 f" {self.src.shape}: the start must be a multiple of the extent, and inside"

@@ -44,9 +44,12 @@ def compiler() -> list[str]:
     )
 
 
-def build(text: str, level: str = "-O1") -> Path:
-    """A shared library made of `text` with the host prelude; made once, then from the cache."""
-    command = [*compiler(), level, *FLAGS, *(f"-I{folder}" for folder in prelude.HOST)]
+def build(text: str, *options: str) -> Path:
+    """A shared library made of `text` with the host prelude; made once, then from the cache.
+
+    `options` are further ones of the compiler.
+    """
+    command = [*compiler(), "-O1", *FLAGS, *options, *(f"-I{folder}" for folder in prelude.HOST)]
     decides = "\0".join([text, prelude.text_of(prelude.HOST), *command])
     library = cache_folder() / f"{hashlib.sha256(decides.encode()).hexdigest()}.so"
     if library.exists():
@@ -77,10 +80,13 @@ def run(
     arguments: list[Argument],
     grid: tuple[int, int, int],
     backwards: bool = False,
-) -> None:
+    watched: bool = False,
+) -> str:
     """Call `run_<name>` of `library`; arrays are written in place, ints passed as int32.
 
-    The threads of a block run one after another, in falling order if `backwards`.
+    The threads of a block run one after another, in falling order if `backwards`. Where accesses
+    are `watched`, gives what was wrong with them, a line each, as `prelude/host/watch.cuh` has it:
+    the line of the text, that of the other access, what happened.
     """
     loaded = ctypes.CDLL(str(library))
     kernel, loaded.failure.restype = getattr(loaded, f"run_{name}"), ctypes.c_char_p
@@ -89,8 +95,12 @@ def run(
         ctypes.cast(ctypes.pointer(n), ctypes.c_void_p) if n is not None else address(a)
         for n, a in zip(numbers, arguments, strict=True)
     ]
+    sizes = [a.nbytes if isinstance(a, np.ndarray) else 0 for a in arguments]
     stuck = kernel(
-        (ctypes.c_void_p * len(pointers))(*pointers), (ctypes.c_int * 3)(*grid), int(backwards)
+        (ctypes.c_void_p * len(pointers))(*pointers),
+        (ctypes.c_int * 3)(*grid),
+        int(backwards),
+        (ctypes.c_int64 * len(sizes))(*sizes) if watched else None,
     )
     if stuck and (failure := loaded.failure()):
         raise TilusError(f"assert_: {failure.decode()}")
@@ -100,6 +110,9 @@ def run(
             " load_matrix or dot, is inside a branch that only some of them take, or fewer threads"
             " or bytes than were announced come to a barrier"
         )
+    loaded.findings.restype = ctypes.c_char_p
+    found: str = loaded.findings().decode()
+    return found
 
 
 def address(array: Argument) -> ctypes.c_void_p:

@@ -1,7 +1,7 @@
 // Hopper's barriers and bulk copies, on the host. A copy happens when a thread waits for its
 // barrier and would have to stop, so that one that forgets to wait reads garbage.
 
-inline void synchronize_cluster() { wait_at(meeting, in_cluster * block.threads); }
+inline void synchronize_cluster() { meet_at(meeting, in_cluster * block.threads); }
 // The same place in the shared memory of block `rank` of the cluster.
 inline char* peer_place(char* place, unsigned rank) {
   return blocks[rank].shared + (place - block.shared);
@@ -32,22 +32,31 @@ template <int COUNT> inline void init_barriers(char* barriers, int arrivals) {
   synchronize();
 }
 inline void arrive(char* barrier) {
+  release(barrier, counting(barrier).phase, thread_of_cluster());
   const int warp = block.running / WARP, rest = block.threads - warp * WARP;
   wait_at(block.warps[warp], rest < WARP ? rest : WARP);
   if (block.running % WARP == 0) arrive_once(barrier, 0);
 }
 inline void arrive_peer(char* barrier, unsigned rank) { arrive(peer_place(barrier, rank)); }
-inline void expect(char* barrier, int bytes) { arrive_once(barrier, bytes); }
+inline void expect(char* barrier, int bytes) {
+  release(barrier, counting(barrier).phase, thread_of_cluster());
+  arrive_once(barrier, bytes);
+}
 
 // The copies that report to `barrier` happen.
 inline void deliver(const char* barrier) {
+  const int engine = in_cluster * block.threads + block.rank;
   int kept = 0, bytes = 0;
   for (int i = 0; i < block.bulk.count; i++) {
     const Copy copy = block.bulk.copies[i];
     if (copy.barrier != barrier) block.bulk.copies[kept++] = copy;
-    else perform(copy), bytes += copy.bytes;
+    else {
+      engine_writes(copy.to, copy.bytes, engine, copy.line);
+      perform(copy), bytes += copy.bytes;
+    }
   }
   block.bulk.count = kept;
+  if (bytes) release(barrier, counting((char*)barrier).phase, engine);
   if (bytes) count_bytes((char*)barrier, -bytes);
 }
 inline bool closed(char* barrier, unsigned parity) {
@@ -61,12 +70,15 @@ inline void wait_barrier(char* barrier, unsigned parity) {
     swapcontext(&block.fibers[me].where, &block.scheduler);
     if (closed(barrier, parity)) deliver(barrier);
   }
+  acquire(barrier, parity, thread_of_cluster());
 }
 
 enum Cache { NORMAL, EVICT_FIRST, EVICT_LAST };
-template <Cache> inline void copy_bulk(char* to, const char* from, int bytes, char* barrier) {
+template <Cache> inline void copy_bulk(char* to, const char* from, int bytes, char* barrier, HERE) {
   if ((uintptr_t)to % 16 || (uintptr_t)from % 16 || bytes % 16) abort();
-  add(block.bulk, {to, from, bytes, 0, true, barrier});
+  const bool inside = touch(from, bytes, READS, line);
+  if (copy_starts(to, bytes, thread_of_cluster(), line))
+    add(block.bulk, {to, from, bytes, 0, inside, barrier, line});
   progress++;
 }
 
@@ -112,7 +124,9 @@ inline void copy_tensor_to(char* to, const TensorMap& map, char* barrier, Index.
     for (int k = 0; k < elements_of(map) && PEERS >> peer & 1; k++) {
       const char* from = element_of(map, at, k, inside);
       char* const there = peer_place(swizzled(map, to, k), peer);
-      add(blocks[peer].bulk, {there, from, map.bytes, 0, inside, peer_place(barrier, peer)});
+      inside = inside && touch(from, map.bytes, READS, 0);
+      if (copy_starts(there, map.bytes, thread_of_cluster(), 0))
+        add(blocks[peer].bulk, {there, from, map.bytes, 0, inside, peer_place(barrier, peer)});
     }
   progress++;
 }
@@ -122,7 +136,10 @@ inline void copy_tensor(char* to, const TensorMap& map, char* barrier, Index... 
   bool inside;
   for (int k = 0; k < elements_of(map); k++) {
     const char* from = element_of(map, at, k, inside);
-    add(block.bulk, {swizzled(map, to, k), from, map.bytes, 0, inside, barrier});
+    inside = inside && touch(from, map.bytes, READS, 0);
+    char* const there = swizzled(map, to, k);
+    if (copy_starts(there, map.bytes, thread_of_cluster(), 0))
+      add(block.bulk, {there, from, map.bytes, 0, inside, barrier});
   }
   progress++;
 }
@@ -133,7 +150,10 @@ inline void store_tensor(const TensorMap& map, const char* from, Index... index)
   bool inside;
   for (int k = 0; k < elements_of(map); k++) {
     char* to = element_of(map, at, k, inside);
-    if (inside) add(me.stores, {to, swizzled(map, from, k), map.bytes, me.store_group, true});
+    const char* const here = swizzled(map, from, k);
+    inside = inside && touch(here, map.bytes, READS, 0);
+    if (inside && copy_starts(to, map.bytes, thread_of_cluster(), 0))
+      add(me.stores, {to, here, map.bytes, me.store_group, true});
   }
 }
 inline void commit_stores() { block.fibers[block.running].store_group++; }

@@ -30,12 +30,15 @@ inline float min(float a, float b) { return fminf(a, b); }  // the number, where
 inline float max(float a, float b) { return fmaxf(a, b); }
 inline float rsqrtf(float a) { return 1 / sqrtf(a); }
 
+#include "watch.cuh"
+
 struct Copy {
   char* to;
   const char* from;
   int bytes, group;
   bool inside;
   const char* barrier;  // that it reports to, if any
+  int line;
 };
 
 struct Copies {
@@ -82,9 +85,20 @@ inline void wait_at(Barrier& barrier, int expected) {
   }
   while (barrier.turn == turn) swapcontext(&block.fibers[me].where, &block.scheduler);
 }
-inline void synchronize() { wait_at(block.all, block.threads); }
+inline int thread_of_cluster() { return block.rank * block.threads + block.running; }
+// The same, and all see what the others did before.
+inline void meet_at(Barrier& barrier, int expected) {
+  const int turn = barrier.turn;
+  release(&barrier, turn, thread_of_cluster());
+  wait_at(barrier, expected);
+  acquire(&barrier, turn, thread_of_cluster());
+}
+inline bool touch(const void* from, int bytes, Action action, int line) {
+  return touch(from, bytes, action, thread_of_cluster(), line);
+}
+inline void synchronize() { meet_at(block.all, block.threads); }
 template <int NAME, int THREADS> inline void synchronize_group() {
-  wait_at(block.named[NAME], THREADS);
+  meet_at(block.named[NAME], THREADS);
 }
 inline unsigned block_thread() { return block.running; }
 
@@ -173,30 +187,30 @@ inline uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
 #include "arithmetic.cuh"
 #include "debugging.cuh"
 
-template <int BYTES, int SHIFT> inline void load(uint32_t* words, const char* from, bool inside) {
+template <int BYTES, int SHIFT> inline void load(uint32_t* words, const char* from, bool inside, int line) {
   uint32_t value[4] = {};
-  if (inside) memcpy(value, from, BYTES);
+  if (inside && touch(from, BYTES, READS, line)) memcpy(value, from, BYTES);
   if constexpr (BYTES < 4) set_bits<SHIFT, 8 * BYTES>(words, value[0]);
   else memcpy(words, value, BYTES);
 }
-template <int BYTES, int SHIFT> inline void store(char* to, const uint32_t* words, bool inside) {
-  if (!inside) return;
+template <int BYTES, int SHIFT> inline void store(char* to, const uint32_t* words, bool inside, int line) {
+  if (!inside || !touch(to, BYTES, WRITES, line)) return;
   if constexpr (BYTES < 4) {
     const uint32_t value = get_bits<SHIFT, 8 * BYTES>(words);
     memcpy(to, &value, BYTES);
   } else memcpy(to, words, BYTES);
 }
-template <int B, int S> inline void load_global(uint32_t* words, const char* from, bool inside) {
-  load<B, S>(words, from, inside);
+template <int B, int S> inline void load_global(uint32_t* words, const char* from, bool inside, HERE) {
+  load<B, S>(words, from, inside, line);
 }
-template <int B, int S> inline void load_shared(uint32_t* words, const char* from, bool inside) {
-  load<B, S>(words, from, inside);
+template <int B, int S> inline void load_shared(uint32_t* words, const char* from, bool inside, HERE) {
+  load<B, S>(words, from, inside, line);
 }
-template <int B, int S> inline void store_global(char* to, const uint32_t* words, bool inside) {
-  store<B, S>(to, words, inside);
+template <int B, int S> inline void store_global(char* to, const uint32_t* words, bool inside, HERE) {
+  store<B, S>(to, words, inside, line);
 }
-template <int B, int S> inline void store_shared(char* to, const uint32_t* words, bool inside) {
-  store<B, S>(to, words, inside);
+template <int B, int S> inline void store_shared(char* to, const uint32_t* words, bool inside, HERE) {
+  store<B, S>(to, words, inside, line);
 }
 
 inline void add(Copies& to, const Copy& copy) {
@@ -210,9 +224,11 @@ inline void perform(const Copy& copy) {
   if (copy.inside) memcpy(copy.to, copy.from, copy.bytes);
   else memset(copy.to, 0, copy.bytes);
 }
-template <int BYTES> inline void copy_async(char* to, const char* from, bool inside) {
+template <int BYTES> inline void copy_async(char* to, const char* from, bool inside, HERE) {
   Fiber& me = block.fibers[block.running];
-  add(me.started, {to, from, BYTES, me.group, inside});
+  inside = inside && touch(from, BYTES, READS, line);
+  if (copy_starts(to, BYTES, thread_of_cluster(), line))
+    add(me.started, {to, from, BYTES, me.group, inside, nullptr, line});
 }
 inline void commit_group() { block.fibers[block.running].group++; }
 // Those of groups before `group` happen.
@@ -220,8 +236,12 @@ inline void perform_before(Copies& all, int group) {
   int kept = 0;
   for (int i = 0; i < all.count; i++) {
     const Copy copy = all.copies[i];
-    if (copy.group >= group) all.copies[kept++] = copy;
-    else perform(copy);
+    if (copy.group >= group) {
+      all.copies[kept++] = copy;
+      continue;
+    }
+    copy_ends(copy.to, copy.bytes, thread_of_cluster(), copy.line);
+    perform(copy);
   }
   all.count = kept;
 }
@@ -232,21 +252,25 @@ template <int PENDING> inline void wait_group() {
 
 // Lane 8j + i gives the address of row i of matrix j; lane l gets elements 2(l % 4), 2(l % 4) + 1 of
 // row l / 4 of each.
-template <int COUNT> inline void load_matrix(uint32_t* words, const char* row) {
+template <int COUNT> inline void load_matrix(uint32_t* words, const char* row, HERE) {
   const int lane = block.running % WARP;
   const uint64_t mine = (uint64_t)row;
   auto mail = exchange(&mine, 1);
-  for (int j = 0; j < COUNT; j++)
-    memcpy(words + j, (const char*)mail[8 * j + lane / 4][0] + lane % 4 * 4, 4);
+  for (int j = 0; j < COUNT; j++) {
+    const char* from = (const char*)mail[8 * j + lane / 4][0] + lane % 4 * 4;
+    if (touch(from, 4, READS, line)) memcpy(words + j, from, 4);
+  }
 }
 
-template <int COUNT> inline void load_matrix_transposed(uint32_t* words, const char* row) {
+template <int COUNT> inline void load_matrix_transposed(uint32_t* words, const char* row, HERE) {
   const int lane = block.running % WARP;
   const uint64_t mine = (uint64_t)row;
   auto mail = exchange(&mine, 1);
   for (int j = 0; j < COUNT; j++)
-    for (int i = 0; i < 2; i++)
-      memcpy((char*)(words + j) + 2 * i, (const char*)mail[8 * j + lane % 4 * 2 + i][0] + lane / 4 * 2, 2);
+    for (int i = 0; i < 2; i++) {
+      const char* from = (const char*)mail[8 * j + lane % 4 * 2 + i][0] + lane / 4 * 2;
+      if (touch(from, 2, READS, line)) memcpy((char*)(words + j) + 2 * i, from, 2);
+    }
 }
 
 inline float half_of(uint64_t word, int i, bool bf16) {
@@ -281,9 +305,15 @@ MMA_M16N8K16(mma_m16n8k16_bf16, true)
 #include "mma.cuh"
 #include "warpgroup.cuh"
 
+inline void meet_others(const int* where) {
+  observe(where, thread_of_cluster()), publish(where, thread_of_cluster());
+}
 inline int atomic_add(int* where, int value, int* mailbox) {
   synchronize();
-  if (block.running == 0) *mailbox = *where, *where += value;
+  if (block.running == 0) {
+    meet_others(where);
+    *mailbox = *where, *where += value;
+  }
   synchronize();
   return *mailbox;
 }
@@ -292,6 +322,7 @@ inline int atomic_add(int* where, int value, int* mailbox) {
   inline int name(int* where, __VA_ARGS__, int* mailbox) {       \
     synchronize();                                               \
     if (block.running == 0) {                                    \
+      meet_others(where);                                        \
       const int there = *where;                                  \
       *mailbox = there, *where = update;                         \
     }                                                            \
@@ -308,13 +339,13 @@ ATOMIC(atomic_compare_exchange, there == expected ? value : there, int expected,
 
 inline int load_acquire(const int* where, int* mailbox) {
   synchronize();
-  if (block.running == 0) *mailbox = *where;
+  if (block.running == 0) observe(where, thread_of_cluster()), *mailbox = *where;
   synchronize();
   return *mailbox;
 }
 inline void store_release(int* where, int value) {
   synchronize();
-  if (block.running == 0) *where = value;
+  if (block.running == 0) publish(where, thread_of_cluster()), *where = value;
 }
 
 // The message of the assertion that failed, if one did.
@@ -338,6 +369,7 @@ inline void fiber_main() {
 inline void begin(int rank, int shared_bytes) {
   block.rank = rank;
   memset(block.shared, 0xFF, shared_bytes);
+  watch_block(rank, block.shared, shared_bytes);
   block.all = {}, block.bulk.count = 0;
   for (auto& barrier : block.named) barrier = {};
   for (auto& warp : block.warps) warp = {};
@@ -370,9 +402,10 @@ struct Extent { int x, y, z; };
 
 // Run every block of a grid; 0 if all ended, 1 if an assertion failed or threads waited for each
 // other for ever. In a block the threads take turns upwards, or downwards if `backwards`, and so do
-// a cluster's blocks.
+// a cluster's blocks. Where `sizes` says how many bytes each of the `count` arguments points at,
+// accesses are watched.
 inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int threads,
-                  int shared_bytes, int backwards, Extent cluster) {
+                  int shared_bytes, int backwards, Extent cluster, const int64_t* sizes, int count) {
   failed = nullptr;
   in_cluster = cluster.x * cluster.y * cluster.z;
   products = (Products*)calloc((size_t)in_cluster * threads, sizeof(Products));
@@ -385,8 +418,10 @@ inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int
   }
   int stuck = 0;
   const int x = grid[0] / cluster.x, y = grid[1] / cluster.y, z = grid[2] / cluster.z;
+  watch_launch(x * y * z, in_cluster, threads, sizes, arguments, count);
   for (int i = 0; i < x * y * z && !stuck; i++) {
     meeting = {};
+    watch_cluster(i);
     for (int rank = 0; rank < in_cluster; rank++) {
       current = blocks + rank;
       block.x = i % x * cluster.x + rank % cluster.x;
@@ -405,6 +440,6 @@ inline int launch(void (*kernel)(void**), void** arguments, const int* grid, int
   }
   for (current = blocks; current < blocks + in_cluster; current++)
     munmap(block.stacks, stack_bytes), free(block.shared);
-  free(products);
+  free(products), watch_ends();
   return stuck;
 }
