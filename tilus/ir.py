@@ -227,13 +227,14 @@ def divisor(e: Scalar, facts: dict[str, int]) -> int:
 
 
 def substitute(e: Scalar, values: dict[str, Scalar]) -> Scalar:
-    """`e` with `values` for variables, simplified; a division by zero stays one."""
+    """`e` with `values` for variables, simplified; who divides by a zero keeps its variable."""
     match e:
         case Var(name):
             return values.get(name, e)
         case Binary(op, a, b):
-            a, b = substitute(a, values), substitute(b, values)
-            return Binary(op, a, b) if op in ("//", "%") and b == 0 else binary(op, a, b)
+            a, divisor = substitute(a, values), substitute(b, values)
+            zero = op in ("//", "%") and divisor == 0
+            return Binary(op, a, b) if zero else binary(op, a, divisor)
     return e
 
 
@@ -244,6 +245,8 @@ def variables(e: Scalar) -> set[str]:
             return {name}
         case Binary(_, a, b):
             return variables(a) | variables(b)
+        case Expr():
+            return {str(e)}  # a scalar of generated text, which no program knows
     return set()
 
 

@@ -10,6 +10,7 @@ from tilus.dtypes import f16, f32, i32, sint, u8, uint
 from tilus.errors import TilusError
 from tilus.interp import interpret
 from tilus.ir import Integer, Pointer, Program, Register, Var, ceil_div, equal
+from tilus.isa.base import Local
 from tilus.isa.matmul import ATOMS, Dot
 from tilus.lang import Tracer, trace
 from tilus.layout import local, permute_registers, reduce, spatial
@@ -187,7 +188,7 @@ def test_threads_that_wait_for_ever_are_told() -> None:
     """A branch that not all threads take: no program that is verified has one."""
 
     def split(t: Tracer, y: Var) -> None:
-        with t.when(Var("thread") < 3):
+        with t.when(Local("thread") < 3):
             t.synchronize()
 
     program = traced(split, (Pointer("y", f32),))
@@ -267,8 +268,8 @@ def test_what_is_less_than_a_byte_is_not_stored_alone() -> None:
         compile(program)
 
 
-def test_parameters_have_names_that_generated_text_does_not_use() -> None:
-    for name in ("thread", "i0", "not a name"):
+def test_parameters_have_names_without_another_meaning() -> None:
+    for name in ("block_x", "i0", "not a name"):
         with pytest.raises(TilusError, match="a parameter cannot be called"):
             trace("kernel", lambda t, x: None, (Integer(name),), lambda x: (1, 1, 1), 32)
 

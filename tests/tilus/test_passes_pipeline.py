@@ -162,7 +162,6 @@ LOOP = """
 
 @pytest.mark.parametrize(("old", "new", "says"), [
     ("        copy_async(gx, s0, (v1, 0), (0, 0), (1, 128), None)\n", "", "starts with copy_async"),
-    ("n, 1, 2", "n, 1, 0", "want 2 stages or more"),
     ("v1 = u0", "v1 = v0", "follow from v0, which the body sets"),
     ("v1 = u0", "v1 = u0\n        synchronize()", "synchronize.* comes before its last copy"),
     ("store_global(gy", "store_global(gx", "store_global.* writes x, from which later turns copy"),
@@ -177,6 +176,11 @@ def test_loops_that_cannot_be_staged_are_refused(old: str, new: str, says: str) 
     assert old in LOOP
     with pytest.raises(TilusError, match=f"the loop over u0 in . stages: .*{says}"):
         pipeline(program(LOOP.replace(old, new)))
+
+
+def test_a_loop_of_no_stages_is_no_program() -> None:
+    with pytest.raises(TilusError, match="0 stages, unroll 1: want 1 to 16"):
+        program(LOOP.replace("n, 1, 2", "n, 1, 0"))
 
 
 NESTED = """

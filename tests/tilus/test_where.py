@@ -10,7 +10,7 @@ from tilus.dtypes import f16, f32, uint
 from tilus.errors import TilusError, asked_by
 from tilus.interp import interpret
 from tilus.ir import Do, Integer, Pointer, Program, Var
-from tilus.kernels import quantized_matmul
+from tilus.kernels import matmul_block, quantized_matmul
 from tilus.lang import Tracer, trace
 from tilus.layout import local, spatial
 from tilus.text import from_text, to_text
@@ -106,16 +106,23 @@ def test_a_line_of_the_kernel_library_counts() -> None:
     for statement in quantized_matmul.program().body:
         if isinstance(statement, Do):
             file, number, code = statement.where.split(":", 2)
-            assert file == "quantized_matmul.py"
-            lines = linecache.getlines(quantized_matmul.__file__)
+            assert file == "matmul_block.py"
+            lines = linecache.getlines(matmul_block.__file__)
             assert code.strip() == lines[int(number) - 1].strip()
 
 
 def beyond(t: Tracer, x: Var, n: Var) -> None:
-    t.load_global(t.view_global(x, f32, (n,), (1,)), (0,), spatial(64), check=())
+    t.load_global(t.view_global(x, f32, (n,), (1,)), (0,), spatial(32) * local(2), check=())
 
 
-BEYOND = "t.load_global(t.view_global(x, f32, (n,), (1,)), (0,), spatial(64), check=())"
+BEYOND = "t.load_global(t.view_global(x, f32, (n,), (1,)), (0,), spatial(32) * local(2), check=())"
+
+
+def uneven(t: Tracer, x: Var, n: Var) -> None:
+    t.load_matrix(t.allocate_shared(f16, (8, 12)), (0, 0), spatial(8, 4) * local(1, 2))
+
+
+UNEVEN = "t.load_matrix(t.allocate_shared(f16, (8, 12)), (0, 0), spatial(8, 4) * local(1, 2))"
 
 
 def told(run) -> list[str]:
@@ -128,19 +135,20 @@ def test_the_interpreter_and_the_code_generator_say_the_line() -> None:
     program = traced(beyond)
     said = [f"  at test_where.py:{number_of(BEYOND)}", f"      {BEYOND}"]
     assert told(lambda: interpret(program, {"x": np.zeros(31, np.float32), "n": 31})) == said
-    assert told(lambda: generate(program)) == said
+    said = [f"  at test_where.py:{number_of(UNEVEN)}", f"      {UNEVEN}"]
+    assert told(lambda: generate(traced(uneven))) == said
 
 
 def test_a_program_that_was_read_says_the_line_of_its_text() -> None:
-    text = to_text(traced(beyond))
+    text = to_text(traced(uneven))
     number, line = next(
         (k, line.strip())
         for k, line in enumerate(text.splitlines(), start=1)
-        if "load_global(" in line
+        if "load_matrix(" in line
     )
     program = from_text(text)
     assert told(lambda: generate(program)) == [f"  at line {number}", f"      {line[:80]}"]
-    assert to_text(program) == text and program == traced(beyond)
+    assert to_text(program) == text and program == traced(uneven)
 
 
 def test_the_innermost_place_counts() -> None:

@@ -14,6 +14,7 @@ from tilus.errors import TilusError, asked_by
 from tilus.groups import check_clusters, check_groups, groups_of, named_barriers
 from tilus.ir import (
     ALONE,
+    GRID,
     OPERATORS,
     Binary,
     Break,
@@ -38,7 +39,7 @@ from tilus.ir import (
     variables,
 )
 from tilus.isa.addressing import aligned
-from tilus.isa.base import Inst, TensorMap
+from tilus.isa.base import Inst, Local, TensorMap
 from tilus.limits import GENERATED, check_grid, require
 from tilus.target import DEFAULT, Target, target
 from tilus.values import values_of
@@ -93,7 +94,9 @@ def generate(program: Program, arch: str = DEFAULT) -> Source:
 def host_entry(program: Program, source: Source) -> str:
     """A C function `run_<name>` that launches `program` on the host: see `host.run`."""
     read = {
-        p.name: f"arguments[{i}]" if isinstance(p, Pointer) else f"*(unsigned*)arguments[{i}]"
+        c_name(p.name): f"arguments[{i}]"
+        if isinstance(p, Pointer)
+        else f"*(unsigned*)arguments[{i}]"
         for i, p in enumerate(program.parameters)
     }
     arguments = ", ".join([*read, *(map_text(m) for m in source.maps)])
@@ -118,7 +121,8 @@ def map_text(map: TensorMap) -> str:
     texts = ["{" + ", ".join(scalar_text(n) for n in numbers) + "}" for numbers in lists]
     rank = len(map.shape)
     return (
-        f"TensorMap{{(char*){map.pointer}, {rank}, {map.bytes}, {map.swizzle}, {', '.join(texts)}}}"
+        f"TensorMap{{(char*){c_name(map.pointer)}, {rank}, {map.bytes}, {map.swizzle},"
+        f" {', '.join(texts)}}}"
     )
 
 
@@ -153,9 +157,9 @@ def declaration(parameter: Parameter) -> str:
     """A parameter in C."""
     match parameter:
         case Pointer(name):
-            return f"void* {name}"
+            return f"void* {c_name(name)}"
         case Integer(name):
-            return f"const unsigned {name}"
+            return f"const unsigned {c_name(name)}"
 
 
 class TextWriter:
@@ -187,18 +191,19 @@ class TextWriter:
                 with asked_by(where):
                     self.perform(instruction, out)
             case Let(var, value):
-                self.line(f"unsigned {var.name} = {self.expr(value)};")
+                self.line(f"unsigned {self.expr(var)} = {self.expr(value)};")
             case Set(var, value):
-                self.line(f"{var.name} = {self.expr(value)};")
+                self.line(f"{self.expr(var)} = {self.expr(value)};")
             case For(var, start, stop, unroll, body, stages):
                 if stages != 1:
                     raise TilusError(
                         f"the loop over {var} has {stages} stages: run tilus.passes.pipeline first"
                     )
                 self.line("#pragma unroll" if unroll == 0 else f"#pragma unroll {unroll}")
-                first = f"unsigned {var} = {self.expr(start)}"
+                i = self.expr(var)
+                first = f"unsigned {i} = {self.expr(start)}"
                 copies, self._copies = self._copies, self._copies * turns(statement)
-                self.write_scope(f"for ({first}; {var} < {self.expr(stop)}; {var}++)", body)
+                self.write_scope(f"for ({first}; {i} < {self.expr(stop)}; {i}++)", body)
                 self._copies = copies
             case While(condition, body):
                 self.write_scope(f"while ({self.expr(condition)})", body)
@@ -230,13 +235,13 @@ class TextWriter:
         require_target(inst, self.target)
         self.line(f"// {inst.name}")
         if isinstance(out, Register):
-            self._words[out.name] = out.name
+            self._words[out.name] = words = c_name(out.name)
             self.lines.append("")
             place = len(self.lines) - 1
             inst.cuda(self, out)
-            if self._words[out.name] == out.name:
+            if self._words[out.name] == words:
                 count = -(-out.bits_held // 32)
-                self.lines[place] = f"{'  ' * self._depth}uint32_t {out.name}[{count}] = {{}};"
+                self.lines[place] = f"{'  ' * self._depth}uint32_t {words}[{count}] = {{}};"
             else:
                 del self.lines[place]
             return
@@ -265,10 +270,10 @@ class TextWriter:
         self._words[new.name] = self._words[old.name]
 
     def base(self, t: Global | Shared) -> str:
-        return t.name
+        return c_name(t.name)
 
     def define(self, t: Global | Shared, code: str) -> None:
-        self.line(f"char* const {t.name} = {code};")
+        self.line(f"char* const {c_name(t.name)} = {code};")
 
     def tensor_map(self, map: TensorMap) -> str:
         numbers = set().union(*(variables(n) for n in (*map.shape, *map.strides)))
@@ -301,8 +306,15 @@ def scalar_text(e: Scalar) -> str:
         case Binary(op, a, b):
             return OPERATORS[op].code.format(scalar_text(a), scalar_text(b))
         case Var(name):
+            return c_name(name)
+        case Local(name):
             return name
     return f"{e}u"
+
+
+def c_name(name: str) -> str:
+    """What a thing of the program is called in C, where no other name ends in an underscore."""
+    return name if name in GRID else f"{name}_"
 
 
 def require_target(inst: Inst, target: Target) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 
 from tilus.dtypes import DType
 from tilus.errors import TilusError
-from tilus.ir import Global, Scalar, Shared, Var, divisor
-from tilus.isa.base import Memory, Tile, Writer
+from tilus.ir import Global, Scalar, Shared, divisor
+from tilus.isa.base import Local, Memory, Tile, Writer
 from tilus.layout import Layout, contiguous, local, replicate, spatial
 
-THREAD = Var("thread")
+THREAD = Local("thread")
 WIDEST = 16  # bytes in one access
 Place = Global | Shared
 
@@ -132,7 +132,7 @@ def corner(cu: Writer, name: str, layout: Layout, at: tuple[Scalar, ...]) -> tup
     parts = (0,) * (len(at) - layout.rank) + layout.thread_part(THREAD)
     for d, (a, part) in enumerate(zip(at, parts, strict=True)):
         cu.line(f"const unsigned {name}{d} = {cu.expr(a + part)};")
-    return tuple(Var(f"{name}{d}") for d in range(len(at)))
+    return tuple(Local(f"{name}{d}") for d in range(len(at)))
 
 
 def beside(corner: tuple[Scalar, ...], layout: Layout, register: int) -> tuple[Scalar, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tilus.dtypes import f16, u8, u64
 from tilus.errors import TilusError
-from tilus.ir import Expr, Global, Scalar, Shared, Var, binary, divisor
+from tilus.ir import Expr, Global, Scalar, Shared, binary, divisor
 from tilus.isa.access import Index
 from tilus.isa.addressing import (
     WIDEST,
@@ -25,7 +25,7 @@ from tilus.isa.addressing import (
     require_whole_bytes,
     tile_indices,
 )
-from tilus.isa.base import Block, Effect, Inst, Memory, Tile, Writer, instruction
+from tilus.isa.base import Block, Effect, Inst, Local, Memory, Tile, Writer, instruction
 from tilus.isa.memory import require_same_dtype
 
 HOPPER = ("sm_90",)
@@ -298,7 +298,7 @@ class CopyBulk(Inst):
                 f" falls into pieces of {size} bytes, known to be {self.alignment(cu, outer)}-byte"
                 f" aligned: want multiples of {WIDEST}; copy_async takes any"
             )
-        pieces, piece = prod(outer), Var("piece")
+        pieces, piece = prod(outer), Local("piece")
         barrier = place_of(self.barriers, self.index, cu)
         loop = f" for (unsigned piece = 0; piece < {pieces}; piece++)" if pieces > 1 else ""
         with cu.scope(f"if (thread == 0){loop}"):

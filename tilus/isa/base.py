@@ -33,7 +33,19 @@ import numpy as np
 import numpy.typing as npt
 
 from tilus.dtypes import DType
-from tilus.ir import Do, Global, Instruction, Register, Scalar, Shared, Statement, Tensor, Var, walk
+from tilus.ir import (
+    Do,
+    Expr,
+    Global,
+    Instruction,
+    Register,
+    Scalar,
+    Shared,
+    Statement,
+    Tensor,
+    Var,
+    walk,
+)
 from tilus.layout import Layout
 from tilus.target import OLDEST, Target
 
@@ -50,6 +62,16 @@ class Effect(enum.Flag):
     READS = enum.auto()  # memory that others may write
     WRITES = enum.auto()  # memory, or an operand's registers
     SYNC = enum.auto()  # the order in which others see memory
+
+
+@dataclass(frozen=True)
+class Local(Expr):
+    """A scalar of generated text, by its name there. No program holds one."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Memory(Protocol):

@@ -73,7 +73,7 @@ class LoadPeer(Inst):
         return there.read(tile_indices(there, self.layout.shape, self.at, frozenset()))
 
     def cuda(self, cu: Writer, out: Register) -> None:
-        there = replace(self.src, name="there")
+        there = replace(self.src, name="__there")  # no name of a program begins like that
         with cu.scope():
             place = f"peer_place({cu.base(self.src)}, {cu.expr(self.peer)})"
             cu.define(there, place)

@@ -4,10 +4,10 @@ import numpy as np
 
 from tilus.dtypes import f16
 from tilus.errors import TilusError
-from tilus.ir import Register, Shared, Swizzle, Var
+from tilus.ir import Register, Shared, Swizzle
 from tilus.isa.access import Index
 from tilus.isa.addressing import THREAD, address, alignment, require_rank, tile_indices
-from tilus.isa.base import Block, Effect, Inst, Memory, Tile, Writer, every, instruction
+from tilus.isa.base import Block, Effect, Inst, Local, Memory, Tile, Writer, every, instruction
 from tilus.layout import Layout, column_spatial, local, spatial
 
 # how a warp holds an 8x8 matrix of 16-bit elements: row by row, or column by column
@@ -58,8 +58,8 @@ class LoadMatrix(Inst):
         with cu.scope():
             cu.line(f"const unsigned lane = {cu.expr(lane)}, warp = {cu.expr(warp)};")
             for start, count in runs_of_matrices(self.layout.registers // 2):
-                index = list(self.layout(Var("warp"), (start + Var("lane") // 8 % count) * 2))
-                index[-2] += Var("lane") % 8
+                index = list(self.layout(Local("warp"), (start + Local("lane") // 8 % count) * 2))
+                index[-2] += Local("lane") % 8
                 index = [0] * (len(self.at) - self.layout.rank) + index
                 place = tuple(a + i for a, i in zip(self.at, index, strict=True))
                 target = f"{cu.words(out)} + {start}"

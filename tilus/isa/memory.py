@@ -71,7 +71,7 @@ class ViewGlobal(Inst):
         block.pointer(self.pointer.name)
 
     def cuda(self, cu: Writer, out: Global) -> None:
-        cu.define(out, f"(char*){self.pointer.name}")
+        cu.define(out, f"(char*){cu.expr(self.pointer)}")
 
     @classmethod
     def samples(cls) -> list[Inst]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from tilus.dtypes import f16, f32, i32
 from tilus.errors import TilusError
-from tilus.ir import Register, Var
+from tilus.ir import Register
+from tilus.isa.addressing import THREAD
 from tilus.isa.base import Block, Effect, Inst, Known, Tile, Writer, instruction
 from tilus.isa.elementwise import NUMBER
 from tilus.isa.spelling import arithmetic, kind
@@ -147,11 +148,10 @@ def through_shared(cu: Writer, op: str, out: Register, digits: list[Digit]) -> N
     for i in range(registers):
         cu.line(f"parts[{i * cu.threads} + thread] = part{i};")
     Synchronize().cuda(cu, None)
-    thread = Var("thread")
-    own = sum((thread // weight % size * weight for size, weight in digits), start=0)
+    own = sum((THREAD // weight % size * weight for size, weight in digits), start=0)
     steps = [[k * weight for k in range(size)] for size, weight in digits]
     with cu.scope(f"if (thread < {out.layout.threads})"):
-        cu.line(f"const unsigned first = {cu.expr(thread - own)};")
+        cu.line(f"const unsigned first = {cu.expr(THREAD - own)};")
         for i in range(registers):
             places = [f"parts[{i * cu.threads + sum(step)} + first]" for step in product(*steps)]
             value = places[0]

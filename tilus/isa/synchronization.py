@@ -66,7 +66,7 @@ class AtomicAdd(Inst):
         mailbox = cu.reserve(4)
         where = address(self.dst, self.at, cu)
         cu.line(
-            f"const unsigned {out.name} ="
+            f"const unsigned {cu.expr(out)} ="
             f" atomic_add((int*)({where}), {cu.expr(self.value)}, (int*)(shared + {mailbox}));"
         )
 
@@ -119,7 +119,7 @@ class Atomic(Inst):
     def cuda(self, cu: Writer, out: Var) -> None:
         mailbox, where = cu.reserve(4), address(self.dst, self.at, cu)
         cu.line(
-            f"const unsigned {out.name} = {ATOMICS[self.op].code}((int*)({where}),"
+            f"const unsigned {cu.expr(out)} = {ATOMICS[self.op].code}((int*)({where}),"
             f" {cu.expr(self.value)}, (int*)(shared + {mailbox}));"
         )
 
@@ -155,7 +155,7 @@ class AtomicCompareExchange(Inst):
     def cuda(self, cu: Writer, out: Var) -> None:
         mailbox, where = cu.reserve(4), address(self.dst, self.at, cu)
         cu.line(
-            f"const unsigned {out.name} = atomic_compare_exchange((int*)({where}),"
+            f"const unsigned {cu.expr(out)} = atomic_compare_exchange((int*)({where}),"
             f" {cu.expr(self.expected)}, {cu.expr(self.value)}, (int*)(shared + {mailbox}));"
         )
 
@@ -186,7 +186,7 @@ class LoadAcquire(Inst):
     def cuda(self, cu: Writer, out: Var) -> None:
         mailbox, where = cu.reserve(4), address(self.src, self.at, cu)
         call = f"load_acquire((int*)({where}), (int*)(shared + {mailbox}))"
-        cu.line(f"const unsigned {out.name} = {call};")
+        cu.line(f"const unsigned {cu.expr(out)} = {call};")
 
     @classmethod
     def samples(cls) -> list[Inst]:
