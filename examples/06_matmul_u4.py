@@ -84,9 +84,10 @@ def program() -> Program:
 
 
 def pack(codes: np.ndarray) -> np.ndarray:
-    """Codes [k, n], of whole tiles, as words [k / 32, n / 8, lane]."""
-    rows, columns = CODES.shape
-    tiles = codes.reshape(codes.shape[0] // rows, rows, codes.shape[1] // columns, columns)
+    """Codes [k, n] as words [k / 32, n / 8, lane]."""
+    (k, n), (rows, columns) = codes.shape, CODES.shape
+    whole = np.pad(codes, ((0, -k % rows), (0, -n % columns)))
+    tiles = whole.reshape(len(whole) // rows, rows, -1, columns)
     lane, register = np.arange(32)[:, None], np.arange(8)
     row, column = CODES(lane, register)
     return U4.pack(tiles.swapaxes(1, 2)[:, :, row, column]).view(np.uint32)
@@ -97,14 +98,12 @@ def case(
 ) -> tuple[dict, np.ndarray]:
     """Arguments, and what `out` must become."""
     a = rng.standard_normal((m, k)).astype(np.float16)
-    weight = np.zeros((-(-k // K), K, n))  # group by group, the last one filled up
-    weight.reshape(-1, n)[:k] = rng.standard_normal((k, n))
-    scales = (abs(weight).max(axis=1) / 7).astype(np.float16)
-    codes = U4.encode(weight / scales[:, None] + 8)
-    stored = (U4.decode(codes) - 8) * scales[:, None]
-    want = a.astype(np.float64) @ stored.reshape(-1, n)[:k]
+    numbers, group = rng.standard_normal((k, n)), np.arange(k) // K
+    scales = rng.uniform(2 / 7, 4 / 7, (group[-1] + 1, n)).astype(np.float16)
+    codes = U4.encode(numbers / scales[group] + 8)
+    want = a.astype(np.float64) @ ((U4.decode(codes) - 8) * scales[group])
     given = {
-        "a": a.ravel(), "words": pack(codes.reshape(-1, n)), "scales": scales.ravel(),
+        "a": a.ravel(), "words": pack(codes), "scales": scales.ravel(),
         "out": np.zeros(m * n, np.float16), "m": m, "n": n, "k": k,
     }  # fmt: skip
     return given, want.ravel()
