@@ -1,4 +1,4 @@
-"""out = a + b: each block adds one tile, each thread four elements of it.
+"""out = x + y: each block adds one tile, each thread four elements of it.
 
 A layout says which thread holds which element: in `local(4) * spatial(128)` there are, four times,
 128 threads side by side with an element each, so that neighbours in memory are read together. The
@@ -26,27 +26,27 @@ TILE = local(4) * spatial(128)
 (SIZE,) = TILE.shape
 
 
-def vector_add(t: Tracer, a: Var, b: Var, out: Var, n: Var) -> None:
+def vector_add(t: Tracer, x: Var, y: Var, out: Var, n: Var) -> None:
     at = (t.blocks[0] * SIZE,)
-    x = t.load_global(t.view_global(a, f32, (n,)), at, TILE)
-    y = t.load_global(t.view_global(b, f32, (n,)), at, TILE)
-    t.store_global(t.view_global(out, f32, (n,)), t.add(x, y), at)
+    a = t.load_global(t.view_global(x, f32, (n,)), at, TILE)
+    b = t.load_global(t.view_global(y, f32, (n,)), at, TILE)
+    t.store_global(t.view_global(out, f32, (n,)), t.add(a, b), at)
 
 
 def program() -> Program:
     return trace(
         "vector_add",
         vector_add,
-        (Pointer("a", f32), Pointer("b", f32), Pointer("out", f32), Integer("n")),
-        grid=lambda a, b, out, n: (ceil_div(n, SIZE), 1, 1),
+        (Pointer("x", f32), Pointer("y", f32), Pointer("out", f32), Integer("n")),
+        grid=lambda x, y, out, n: (ceil_div(n, SIZE), 1, 1),
         threads=TILE.threads,
     )
 
 
 def case(rng: np.random.Generator, n: int = 1001) -> tuple[dict, np.ndarray]:
     """Arguments, and what `out` must become."""
-    a, b = rng.standard_normal((2, n), np.float32)
-    return {"a": a, "b": b, "out": np.zeros(n, np.float32), "n": n}, a + b
+    x, y = rng.standard_normal((2, n), np.float32)
+    return {"x": x, "y": y, "out": np.zeros(n, np.float32), "n": n}, x + y
 
 
 def main() -> None:

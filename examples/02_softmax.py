@@ -1,9 +1,9 @@
 """out = exp(x - max) / sum of exp(x - max), row by row: one warp holds a row and reduces it.
 
 `t.reduce(x, 1, "max")` gives a tile of extent 1 in dimension 1, which every thread of the row
-holds; with it `sub` and `div` are broadcast back over the row. Without the largest subtracted, `exp`
-would overflow. Elements outside the tensor read as zero, which is no harmless number here: `inside`
-says which they are.
+holds; with it `sub` and `div` are broadcast back over the row. Without the largest subtracted,
+`exp` would overflow. Elements outside the tensor read as zero, which is no harmless number here:
+`inside` says which they are.
 """
 
 import numpy as np

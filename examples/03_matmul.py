@@ -1,10 +1,10 @@
-"""out = a @ b on tensor cores, each warp reading what it multiplies straight from global memory.
+"""out = a @ w on tensor cores, each warp reading what it multiplies straight from global memory.
 
 A tensor core wants its operands dealt to the 32 threads of a warp in a certain way: `A`, `B` and
-`C` are these fragments of mma.m16n8k16. Tiles are made of them: `local(2, 2) * A` is four in the same
-warp, and `WARPS * ..` gives each of 2 x 2 warps its own. A warp needs the rows of
-`a` and the columns of `b` that make its part of `c`, so `a` is the same for warps in a row of
-`WARPS`, and `b` for those in a column: that is what `reduce` says.
+`C` are these fragments of mma.m16n8k16. Tiles are made of them: `local(2, 2) * A` is four of them
+in the same warp, and `WARPS * ..` gives each of 2 x 2 warps its own. A warp needs the rows of `a`
+and the columns of `w` that make its part of the result, so `a` is the same for the warps in a row
+of `WARPS`, and `w` for those in a column: that is what `reduce` says.
 """
 
 import numpy as np
@@ -39,10 +39,10 @@ M, N = C_TILE.shape
 _, K = A_TILE.shape
 
 
-def matmul(t: Tracer, a: Var, b: Var, out: Var, m: Var, n: Var, k: Var) -> None:
+def matmul(t: Tracer, a: Var, w: Var, out: Var, m: Var, n: Var, k: Var) -> None:
     row, column = t.blocks[1] * M, t.blocks[0] * N
     rows = t.view_global(a, f16, (m, k))
-    columns = t.view_global(b, f16, (k, n))
+    columns = t.view_global(w, f16, (k, n))
     sums = t.allocate_register(f32, C_TILE)
     for step in t.range(0, ceil_div(k, K)):
         left = t.load_global(rows, (row, step * K), A_TILE)
@@ -56,10 +56,10 @@ def program() -> Program:
         "matmul",
         matmul,
         (
-            Pointer("a", f16), Pointer("b", f16), Pointer("out", f16),
+            Pointer("a", f16), Pointer("w", f16), Pointer("out", f16),
             Integer("m"), Integer("n"), Integer("k"),
         ),
-        grid=lambda a, b, out, m, n, k: (ceil_div(n, N), ceil_div(m, M), 1),
+        grid=lambda a, w, out, m, n, k: (ceil_div(n, N), ceil_div(m, M), 1),
         threads=WARPS.threads * 32,
     )  # fmt: skip
 
@@ -69,10 +69,10 @@ def case(
 ) -> tuple[dict, np.ndarray]:
     """Arguments, and what `out` must become."""
     a = rng.standard_normal((m, k)).astype(np.float16)
-    b = rng.standard_normal((k, n)).astype(np.float16)
+    w = rng.standard_normal((k, n)).astype(np.float16)
     out = np.zeros(m * n, np.float16)
-    want = a.astype(np.float64) @ b.astype(np.float64)
-    given = {"a": a.ravel(), "b": b.ravel(), "out": out, "m": m, "n": n, "k": k}
+    want = a.astype(np.float64) @ w.astype(np.float64)
+    given = {"a": a.ravel(), "w": w.ravel(), "out": out, "m": m, "n": n, "k": k}
     return given, want.ravel()
 
 

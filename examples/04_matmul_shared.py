@@ -1,6 +1,6 @@
-"""out = a @ b, each tile read once by its block, widely, and shared by its warps.
+"""out = a @ w, each tile read once by its block, widely, and shared by its warps.
 
-Global memory is read as it lies, 16 bytes a thread (`a` and `b` have rows of whole 16 bytes: the
+Global memory is read as it lies, 16 bytes a thread (`a` and `w` have rows of whole 16 bytes: the
 caller promises that n and k are multiples of 8), and stored to shared memory; there each warp
 fetches the fragments that it multiplies. `synchronize` lets nobody read a tile that others have not
 stored yet, nor overwrite one that others still read.
@@ -40,18 +40,18 @@ M, N = C_TILE.shape
 _, K = A_TILE.shape
 
 
-def matmul(t: Tracer, a: Var, b: Var, out: Var, m: Var, n: Var, k: Var) -> None:
+def matmul(t: Tracer, a: Var, w: Var, out: Var, m: Var, n: Var, k: Var) -> None:
     row, column = t.blocks[1] * M, t.blocks[0] * N
     rows = t.view_global(a, f16, (m, k))
-    columns = t.view_global(b, f16, (k, n))
-    a_held, b_held = t.allocate_shared(f16, (M, K)), t.allocate_shared(f16, (K, N))
+    columns = t.view_global(w, f16, (k, n))
+    a_held, w_held = t.allocate_shared(f16, (M, K)), t.allocate_shared(f16, (K, N))
     sums = t.allocate_register(f32, C_TILE)
     for step in t.range(0, ceil_div(k, K)):
         t.store_shared(a_held, t.load_global(rows, (row, step * K), A_READ), (0, 0))
-        t.store_shared(b_held, t.load_global(columns, (step * K, column), B_READ), (0, 0))
+        t.store_shared(w_held, t.load_global(columns, (step * K, column), B_READ), (0, 0))
         t.synchronize()
         left = t.load_matrix(a_held, (0, 0), A_TILE)
-        right = t.load_matrix(b_held, (0, 0), B_TILE)
+        right = t.load_matrix(w_held, (0, 0), B_TILE)
         t.assign(sums, t.dot(left, right, sums))
         t.synchronize()
     t.store_global(t.view_global(out, f16, (m, n)), t.cast(sums, f16), (row, column))
@@ -62,10 +62,10 @@ def program() -> Program:
         "matmul_shared",
         matmul,
         (
-            Pointer("a", f16), Pointer("b", f16), Pointer("out", f16),
+            Pointer("a", f16), Pointer("w", f16), Pointer("out", f16),
             Integer("m"), Integer("n", 8), Integer("k", 8),
         ),
-        grid=lambda a, b, out, m, n, k: (ceil_div(n, N), ceil_div(m, M), 1),
+        grid=lambda a, w, out, m, n, k: (ceil_div(n, N), ceil_div(m, M), 1),
         threads=WARPS.threads * 32,
     )  # fmt: skip
 
@@ -75,10 +75,10 @@ def case(
 ) -> tuple[dict, np.ndarray]:
     """Arguments, and what `out` must become."""
     a = rng.standard_normal((m, k)).astype(np.float16)
-    b = rng.standard_normal((k, n)).astype(np.float16)
+    w = rng.standard_normal((k, n)).astype(np.float16)
     out = np.zeros(m * n, np.float16)
-    want = a.astype(np.float64) @ b.astype(np.float64)
-    given = {"a": a.ravel(), "b": b.ravel(), "out": out, "m": m, "n": n, "k": k}
+    want = a.astype(np.float64) @ w.astype(np.float64)
+    given = {"a": a.ravel(), "w": w.ravel(), "out": out, "m": m, "n": n, "k": k}
     return given, want.ravel()
 
 

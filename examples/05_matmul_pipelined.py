@@ -1,4 +1,4 @@
-"""out = a @ b, the tiles of later steps under way while the tensor cores work on one.
+"""out = a @ w, the tiles of later steps under way while the tensor cores work on one.
 
 `copy_async` brings a tile from global to shared memory past the registers, and does not wait. In a
 loop of 3 stages the copies come first, and are there when the rest of a turn starts: shared memory
@@ -39,17 +39,17 @@ _, K = A_TILE.shape
 STAGES = 3
 
 
-def matmul(t: Tracer, a: Var, b: Var, out: Var, m: Var, n: Var, k: Var) -> None:
+def matmul(t: Tracer, a: Var, w: Var, out: Var, m: Var, n: Var, k: Var) -> None:
     row, column = t.blocks[1] * M, t.blocks[0] * N
     rows = t.view_global(a, f16, (m, k))
-    columns = t.view_global(b, f16, (k, n))
-    a_held, b_held = t.allocate_shared(f16, (M, K)), t.allocate_shared(f16, (K, N))
+    columns = t.view_global(w, f16, (k, n))
+    a_held, w_held = t.allocate_shared(f16, (M, K)), t.allocate_shared(f16, (K, N))
     sums = t.allocate_register(f32, C_TILE)
     for step in t.range(0, ceil_div(k, K), stages=STAGES):
         t.copy_async(rows, a_held, (row, step * K), (0, 0), (M, K))
-        t.copy_async(columns, b_held, (step * K, column), (0, 0), (K, N))
+        t.copy_async(columns, w_held, (step * K, column), (0, 0), (K, N))
         left = t.load_matrix(a_held, (0, 0), A_TILE)
-        right = t.load_matrix(b_held, (0, 0), B_TILE)
+        right = t.load_matrix(w_held, (0, 0), B_TILE)
         t.assign(sums, t.dot(left, right, sums))
     t.store_global(t.view_global(out, f16, (m, n)), t.cast(sums, f16), (row, column))
 
@@ -59,10 +59,10 @@ def program() -> Program:
         "matmul_pipelined",
         matmul,
         (
-            Pointer("a", f16), Pointer("b", f16), Pointer("out", f16),
+            Pointer("a", f16), Pointer("w", f16), Pointer("out", f16),
             Integer("m"), Integer("n", 8), Integer("k", 8),
         ),
-        grid=lambda a, b, out, m, n, k: (ceil_div(n, N), ceil_div(m, M), 1),
+        grid=lambda a, w, out, m, n, k: (ceil_div(n, N), ceil_div(m, M), 1),
         threads=WARPS.threads * 32,
     )  # fmt: skip
 
@@ -72,10 +72,10 @@ def case(
 ) -> tuple[dict, np.ndarray]:
     """Arguments, and what `out` must become."""
     a = rng.standard_normal((m, k)).astype(np.float16)
-    b = rng.standard_normal((k, n)).astype(np.float16)
+    w = rng.standard_normal((k, n)).astype(np.float16)
     out = np.zeros(m * n, np.float16)
-    want = a.astype(np.float64) @ b.astype(np.float64)
-    given = {"a": a.ravel(), "b": b.ravel(), "out": out, "m": m, "n": n, "k": k}
+    want = a.astype(np.float64) @ w.astype(np.float64)
+    given = {"a": a.ravel(), "w": w.ravel(), "out": out, "m": m, "n": n, "k": k}
     return given, want.ravel()
 
 

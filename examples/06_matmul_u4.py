@@ -47,22 +47,20 @@ _, WORDS = WORDS_TILE.shape
 STAGES = 3
 
 
-def matmul(
-    t: Tracer, a: Var, words: Var, scales: Var, out: Var, m: Var, n: Var, k: Var
-) -> None:
+def matmul(t: Tracer, a: Var, words: Var, scales: Var, out: Var, m: Var, n: Var, k: Var) -> None:
     row, column = t.blocks[1] * M, t.blocks[0] * N
     rows = t.view_global(a, f16, (m, k))
     steps = ceil_div(k, K)
     columns = t.view_global(words, u32, (steps, ceil_div(n, 8) * 32))
     groups = t.view_global(scales, f16, (steps, n))
-    a_held, b_held = t.allocate_shared(f16, (M, K)), t.allocate_shared(u32, (1, WORDS))
+    a_held, w_held = t.allocate_shared(f16, (M, K)), t.allocate_shared(u32, (1, WORDS))
     eight = t.allocate_register(f16, CODES_TILE, 8)
     sums = t.allocate_register(f32, C_TILE)
     for step in t.range(0, steps, stages=STAGES):
         t.copy_async(rows, a_held, (row, step * K), (0, 0), (M, K))
-        t.copy_async(columns, b_held, (step, t.blocks[0] * WORDS), (0, 0), (1, WORDS))
+        t.copy_async(columns, w_held, (step, t.blocks[0] * WORDS), (0, 0), (1, WORDS))
         left = t.load_matrix(a_held, (0, 0), A_TILE)
-        codes = t.view(t.load_shared(b_held, (0, 0), WORDS_TILE), U4, CODES_TILE)
+        codes = t.view(t.load_shared(w_held, (0, 0), WORDS_TILE), U4, CODES_TILE)
         numbers = t.cast(codes, f16)
         scale = t.load_global(groups, (step, column), reduce(numbers.layout, [0]))
         right = t.mul(t.sub(numbers, eight), scale)

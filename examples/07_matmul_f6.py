@@ -43,22 +43,20 @@ _, K = A_TILE.shape
 STAGES = 3
 
 
-def matmul(
-    t: Tracer, a: Var, bytes: Var, scales: Var, out: Var, m: Var, n: Var, k: Var
-) -> None:
+def matmul(t: Tracer, a: Var, bytes: Var, scales: Var, out: Var, m: Var, n: Var, k: Var) -> None:
     row, column = t.blocks[1] * M, t.blocks[0] * N
     rows = t.view_global(a, f16, (m, k))
     steps = ceil_div(k, K)
     columns = t.view_global(bytes, u8, (steps * 2, ceil_div(n, 8) * 96))
     groups = t.view_global(scales, f16, (steps, n))
-    a_held, b_held = t.allocate_shared(f16, (M, K)), t.allocate_shared(u8, BYTES_TILE.shape)
+    a_held, w_held = t.allocate_shared(f16, (M, K)), t.allocate_shared(u8, BYTES_TILE.shape)
     sums = t.allocate_register(f32, C_TILE)
     for step in t.range(0, steps, stages=STAGES):
         t.copy_async(rows, a_held, (row, step * K), (0, 0), (M, K))
         at = (step * 2, t.blocks[0] * BYTES_TILE.shape[1])
-        t.copy_async(columns, b_held, at, (0, 0), BYTES_TILE.shape)
+        t.copy_async(columns, w_held, at, (0, 0), BYTES_TILE.shape)
         left = t.load_matrix(a_held, (0, 0), A_TILE)
-        codes = t.view(t.load_shared(b_held, (0, 0), BYTES_TILE), F6, B_TILE)
+        codes = t.view(t.load_shared(w_held, (0, 0), BYTES_TILE), F6, B_TILE)
         numbers = t.cast(codes, f16)
         scale = t.load_global(groups, (step, column), reduce(numbers.layout, [0]))
         right = t.mul(numbers, scale)

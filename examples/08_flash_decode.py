@@ -7,12 +7,15 @@ sum of values, both relative to that largest score, and brought to a larger one 
 So rows need nothing of each other until the end, where they are brought to one largest score.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tilus import (
     Integer,
     Pointer,
     Program,
+    Scalar,
     Tracer,
     Var,
     cast_layout,
@@ -44,7 +47,7 @@ def flash_decode(
     cache = [t.view_global(x, I4, (heads, tokens, CHANNELS)) for x in (keys, values)]
     scale_of = t.view_global(scales, f16, (heads, 2, tokens, 1))
 
-    def load(which: int, start: Var):
+    def load(which: int, start: Scalar) -> tuple[Any, Any]:
         """Codes as numbers, and the scales of their tokens."""
         codes = t.load_global(cache[which], (head, start, 0), CODES)
         scale = t.load_global(scale_of, (head, which, start, 0), TOKEN)
@@ -86,9 +89,7 @@ def program() -> Program:
     )  # fmt: skip
 
 
-def case(
-    rng: np.random.Generator, heads: int = 3, tokens: int = 150
-) -> tuple[dict, np.ndarray]:
+def case(rng: np.random.Generator, heads: int = 3, tokens: int = 150) -> tuple[dict, np.ndarray]:
     """Arguments, and what `out` must become."""
     q = rng.standard_normal((heads, 1, CHANNELS), np.float32)
     codes = I4.encode(rng.standard_normal((2, heads, tokens, CHANNELS)) * 3)

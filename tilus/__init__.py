@@ -9,6 +9,7 @@ from tilus.ir import (
     Integer,
     Pointer,
     Program,
+    Scalar,
     Swizzle,
     Var,
     ceil_div,
@@ -32,8 +33,8 @@ from tilus.layout import (
 from tilus.quantization import QuantizedWeight, matmul, quantize
 
 __all__ = [
-    "Compiled", "DType", "Integer", "Layout", "Pointer", "Program", "QuantizedWeight", "Swizzle",
-    "TilusError", "Tracer", "Var", "bf16", "cast_layout", "ceil_div", "column_local",
+    "Compiled", "DType", "Integer", "Layout", "Pointer", "Program", "QuantizedWeight", "Scalar",
+    "Swizzle", "TilusError", "Tracer", "Var", "bf16", "cast_layout", "ceil_div", "column_local",
     "column_spatial", "compile", "compiler_versions", "dtype", "equal", "f16", "f32", "i32",
     "interpret", "kernel_key", "layout", "local", "matmul", "maximum", "minimum",
     "permute_registers", "quantize", "reduce", "replicate", "run_on_host", "spatial", "trace",

@@ -37,7 +37,7 @@ class Inside(Inst):
         everywhere = frozenset(range(len(self.at)))
         index = tile_indices(src, self.layout.shape, self.at, everywhere)
         tests = [(i >= 0) & (i < n) for i, n in zip(index, src.shape, strict=True)]
-        return np.logical_and.reduce(tests).astype(boolean.carrier)
+        return np.asarray(np.logical_and.reduce(tests)).astype(boolean.carrier)
 
     def cuda(self, cu: Writer, out: Register) -> None:
         everywhere = frozenset(range(len(self.at)))
@@ -52,5 +52,9 @@ class Inside(Inst):
     def samples(cls) -> list[Inst]:
         edge = Global("g0", f16, (20, 13), (13, 1), "p0")
         tile = spatial(8, 4) * local(2, 2)
-        return [cls(edge, (8, 8), tile), cls(edge, (19, 0), reduce(tile, (0,))),
-                cls(Global("g0", f16, (2, 20, 13), (260, 13, 1), "p0"), (1, 14, 8), tile)]  # fmt: skip
+        planes = Global("g0", f16, (2, 20, 13), (260, 13, 1), "p0")
+        return [
+            cls(edge, (8, 8), tile),
+            cls(edge, (19, 0), reduce(tile, (0,))),
+            cls(planes, (1, 14, 8), tile),
+        ]
