@@ -26,7 +26,7 @@ from tilus.ir import Do, For, If, Integer, Let, Pointer, Program, Var, While, wa
 from tilus.isa import ISA
 from tilus.jsonform import from_json, to_json
 from tilus.kernels import quantized_matmul, streaming_read
-from tilus.lang import Tracer, trace
+from tilus.lang import PREFIX, Tracer, trace
 from tilus.layout import spatial
 from tilus.names import LOCAL, TAKEN, check_name, prelude_words
 from tilus.target import HOST
@@ -254,6 +254,13 @@ def test_no_name_in_a_text_is_more_than_a_word() -> None:
     for word in ("a b", "a;", 'a"', "a\n", "", "1a", "a-b", "é", "a" * 65, "a__b", "tilus_a"):
         with pytest.raises(TilusError, match=r"name of|cannot be called"):
             check_name(word, "a thing")
+
+
+def test_the_names_that_a_program_gets_are_free() -> None:
+    """A tracer and the passes number on after one of these letters."""
+    for letter in (*PREFIX.values(), "u"):
+        for number in range(100):
+            check_name(f"{letter}{number}", "a tensor or a scalar")
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.name)
