@@ -75,3 +75,14 @@ def test_the_list_of_examples_names_each_once() -> None:
     text = (FOLDER / "README.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| [")]
     assert [row.split("(")[1].split(")")[0] for row in rows] == [path.name for path in FILES]
+
+
+@pytest.mark.parametrize("of", ["u1", "i2", "f3e1m1", "f4e2m1", "f6e2m3", "f7e3m3", "f8e4m3"])
+def test_the_custom_format_is_any_format(of: str) -> None:
+    text = (FOLDER / "09_custom_format.py").read_text()
+    assert text.count('dtype("float5_e3m1")') == 1
+    names = {"__name__": of}
+    exec(text.replace("float5_e3m1", of), names)
+    given, want = names["case"](np.random.default_rng(0))
+    run_on_host(names["program"](), given)
+    assert error(given["out"], want) < TOLERANCE
