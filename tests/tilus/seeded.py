@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("tilus", "tests/tilus", "docs", "pyproject.toml")
+COPIED = ("tilus", "tests/tilus", "examples", "tests/examples", "docs", "pyproject.toml")
 
 
 class Bug(NamedTuple):
@@ -66,6 +66,8 @@ SHARED_PLAN, VALUES = (
     ("tests/tilus/test_passes_plan_shared.py",), ("tests/tilus/test_values.py",)
 )  # fmt: skip
 ANSWERS = ("tests/tilus/test_passes_keep_answers.py",)
+
+EXAMPLES = ("tests/examples/test_examples.py",)
 
 # fmt: off
 BUGS = [
@@ -548,6 +550,16 @@ BUGS = [
     Bug(WATCHING, "from + bytes <= all[i].from + all[i].size)",
         "from < all[i].from + all[i].size + 64)",
         "an access behind an array is let through", WATCH),
+    Bug("tilus/isa/memory.py", "in reversed(shape[1:]):", "in reversed(shape[:-1]):",
+        "rows of a view as far apart as they are many", EXAMPLES),
+    Bug("tilus/isa/masks.py", "index = beside(first, out.layout, register)", "index = first",
+        "a mask of a thread's first element for all of them", EXAMPLES),
+    Bug("tilus/passes/pipeline.py", "Do(WaitGroup(ahead - 1), None)", "Do(WaitGroup(ahead), None)",
+        "a turn does not wait for its own copies", EXAMPLES),
+    Bug("examples/08_flash_decode.py", "t.fma(total, shrink, weight)", "t.add(total, weight)",
+        "a sum of exponentials that a larger score does not shrink", EXAMPLES),
+    Bug("examples/07_matmul_f6.py", ".swapaxes(1, 2).ravel()", ".ravel()",
+        "bytes stored lane by lane", EXAMPLES),
 ]
 # fmt: on
 

@@ -25,7 +25,7 @@ from tilus.ir import Do, For, If, Integer, Let, Pointer, Program, Var, While, wa
 from tilus.isa import ISA
 from tilus.jsonform import from_json, to_json
 from tilus.kernels import quantized_matmul, streaming_read
-from tilus.lang import Tracer, trace
+from tilus.lang import PREFIX, Tracer, trace
 from tilus.layout import spatial
 from tilus.names import check_name
 from tilus.runtime import prelude
@@ -269,6 +269,13 @@ def test_no_word_of_the_preludes_ends_like_a_name_of_a_program() -> None:
     for folders in (prelude.CUDA, prelude.HOST):
         text = re.sub(r'//.*|".*?"', "", prelude.text_of(folders))
         assert re.findall(r"\b(?!__)\w+_\b(?! *##)", text) == []
+
+
+def test_the_names_that_a_program_gets_are_free() -> None:
+    """A tracer and the passes number on after one of these letters."""
+    for letter in (*PREFIX.values(), "u"):
+        for number in range(100):
+            check_name(f"{letter}{number}", "a tensor or a scalar")
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.name)

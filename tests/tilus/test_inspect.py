@@ -241,6 +241,15 @@ def test_a_kernel_shows_one_stage() -> None:
     assert "blocks a multiprocessor of sm_89" in ask("kernel streaming_read --arch sm_89")
 
 
+def test_a_file_is_a_kernel_too(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from tilus.kernels.streaming_read import program")
+    assert ask(f"kernel {file} --stage ir") == ask("kernel streaming_read --stage ir")
+    file.write_text("programme = 3")
+    with pytest.raises(TilusError, match=r"mine.py has no function program\(\)"):
+        ask(f"kernel {file}")
+
+
 @needs_disassembler
 def test_a_kernel_shows_the_code_that_the_chip_runs() -> None:
     code = sass.functions(ask("kernel streaming_read --stage sass"))["tilus_streaming_read"]

@@ -7,7 +7,8 @@ tilus inspect shared EXPRESSION        where what lies: 'row_major(16, 64) swizz
     --dtype NAME --layout EXPRESSION   the bank conflicts of moving a tile held so
 tilus inspect dtypes [--arch NAME]     every number format, and what its casts cost
 tilus inspect format NAME              every code of a format: e3m2
-tilus inspect kernel NAME [KEY=VALUE]  a library kernel: program, text, resources
+tilus inspect kernel NAME [KEY=VALUE]  a kernel of the library, or `program()` of a Python file:
+                                       program, text, resources
     --stage NAME --arch NAME           one of ir, cuda, ptx, sass, resources
 tilus inspect env                      the environment variables
 

@@ -1,6 +1,9 @@
-"""A library kernel at the stages of its compile."""
+"""A kernel at the stages of its compile."""
 
 import inspect
+import runpy
+from collections.abc import Callable
+from pathlib import Path
 
 from tilus import debug
 from tilus.compiler import run_stages
@@ -12,7 +15,7 @@ SHOWN = ("ir", "cuda", "resources")  # unless one stage is asked for
 
 
 def describe_kernel(name: str, settings: list[str], stage: str, arch: str) -> str:
-    """One stage of a library kernel, or its program, its CUDA text and what a block takes."""
+    """One stage of a kernel, or its program, its CUDA text and what a block takes."""
     if stage and stage not in debug.STAGES:
         raise TilusError(f"no stage {stage!r}: there are {', '.join(debug.STAGES)}")
     done = run_stages(program_of(name, settings), arch)
@@ -20,16 +23,31 @@ def describe_kernel(name: str, settings: list[str], stage: str, arch: str) -> st
 
 
 def program_of(name: str, settings: list[str]) -> Program:
-    """The library kernel with these KEY=VALUE settings."""
-    if name not in LIBRARY:
-        raise TilusError(f"no kernel {name!r} in the library: there are {', '.join(LIBRARY)}")
-    make, given = LIBRARY[name].program, dict(map(setting, settings))
+    """The kernel of that name with these KEY=VALUE settings."""
+    make, given = maker_of(name), dict(map(setting, settings))
     try:
         inspect.signature(make).bind(**given)
     except TypeError as wrong:
         raise TilusError(f"{name}: {wrong}: it takes {inspect.signature(make)}") from wrong
     program: Program = make(**given)
     return program
+
+
+def maker_of(name: str) -> Callable[..., Program]:
+    """`program` of the library's kernel of that name, or of a Python file."""
+    if name in LIBRARY:
+        make: Callable[..., Program] = LIBRARY[name].program
+        return make
+    if not Path(name).is_file():
+        raise TilusError(
+            f"no kernel {name!r} in the library: there are {', '.join(LIBRARY)}; or name a Python"
+            " file with a function program()"
+        )
+    names = runpy.run_path(name)
+    if "program" not in names:
+        raise TilusError(f"{name} has no function program() that gives a kernel: write one")
+    found: Callable[..., Program] = names["program"]
+    return found
 
 
 def setting(text: str) -> tuple[str, int | bool | str]:

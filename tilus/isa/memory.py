@@ -47,25 +47,35 @@ def checked_of(tensor: Place, check: tuple[int, ...] | None) -> frozenset[int]:
     return frozenset(there if check is None else check)
 
 
+def row_major(shape: Index) -> Index:
+    """The strides of a tensor whose last dimension lies fastest, without gaps."""
+    strides: list[Scalar] = [1]
+    for extent in reversed(shape[1:]):
+        strides.insert(0, strides[0] * extent)
+    return tuple(strides)
+
+
 @instruction
 class ViewGlobal(Inst):
     """Name the memory behind `pointer` a tensor: element i lies at the sum of i[d] * strides[d].
 
-    `shape` and `strides` count elements; nothing is read.
+    `shape` and `strides` count elements; where no strides are given, the last dimension lies
+    fastest, without gaps. Nothing is read.
     """
 
     pointer: Var
     dtype: DType
     shape: Index
-    strides: Index
+    strides: Index | None = None
 
     def result(self) -> Global:
-        if len(self.shape) != len(self.strides) or not self.shape:
+        strides = row_major(self.shape) if self.strides is None else self.strides
+        if len(self.shape) != len(strides) or not self.shape:
             raise TilusError(
-                f"view_global: {len(self.shape)} extents {self.shape} and {len(self.strides)}"
-                f" strides {self.strides}: give one stride a dimension, at least one"
+                f"view_global: {len(self.shape)} extents {self.shape} and {len(strides)}"
+                f" strides {strides}: give one stride a dimension, at least one"
             )
-        return Global("", self.dtype, self.shape, self.strides, self.pointer.name)
+        return Global("", self.dtype, self.shape, strides, self.pointer.name)
 
     def run(self, block: Block) -> None:
         block.pointer(self.pointer.name)

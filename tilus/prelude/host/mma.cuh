@@ -32,15 +32,15 @@ template <class A, class B, class C> inline void multiply(uint32_t* d, const uin
                    uint32_t b0, uint32_t b1) {                                                \
     multiply<a_type, b_type, sum_type>(d, {a0, a1, a2, a3, b0, b1});                          \
   }
-using s8 = I<8>;
-using u8 = U<8>;
+using Signed = I<8>;
+using Unsigned = U<8>;
 using e4m3 = F<4, 3, FN>;
 using e5m2 = F<5, 2, IEEE>;
 MMA(mma_m16n8k16_f16_f16, F16, F16, F16)
-MMA(mma_m16n8k32_s8_s8, s8, s8, I<32>)
-MMA(mma_m16n8k32_u8_u8, u8, u8, I<32>)
-MMA(mma_m16n8k32_u8_s8, u8, s8, I<32>)
-MMA(mma_m16n8k32_s8_u8, s8, u8, I<32>)
+MMA(mma_m16n8k32_s8_s8, Signed, Signed, I<32>)
+MMA(mma_m16n8k32_u8_u8, Unsigned, Unsigned, I<32>)
+MMA(mma_m16n8k32_u8_s8, Unsigned, Signed, I<32>)
+MMA(mma_m16n8k32_s8_u8, Signed, Unsigned, I<32>)
 MMA(mma_m16n8k32_e4m3_e4m3, e4m3, e4m3, F32)
 MMA(mma_m16n8k32_e5m2_e5m2, e5m2, e5m2, F32)
 MMA(mma_m16n8k32_e4m3_e5m2, e4m3, e5m2, F32)
