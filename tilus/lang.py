@@ -83,12 +83,12 @@ class Tracer:
     def let(self, value: Scalar) -> Var:
         """A name for the value that `value` has here."""
         var = Var(self._fresh("v"))
-        self._add(Let(var, value))
+        self._add(Let(var, number(value)))
         return var
 
     def set(self, var: Var, value: Scalar) -> None:
         """Give the name another value."""
-        self._add(Set(var, value))
+        self._add(Set(var, number(value)))
 
     def range(self, start: Scalar, stop: Scalar, unroll: int = 1, stages: int = 1) -> Iterator[Var]:
         """A counted loop; `unroll` is 1 for none, n for n turns at a time, 0 for all.
@@ -108,7 +108,7 @@ class Tracer:
         """Repeat while `condition` holds."""
         with self._collected() as body:
             yield
-        self._add(While(condition, tuple(body)))
+        self._add(While(number(condition), tuple(body)))
 
     def leave(self) -> None:
         """Leave the innermost loop."""
@@ -119,7 +119,7 @@ class Tracer:
         """Only where `condition` holds; it must be the same for all threads of a block."""
         with self._collected() as body:
             yield
-        self._add(If(condition, tuple(body)))
+        self._add(If(number(condition), tuple(body)))
 
     @contextmanager
     def group(self, first: int, count: int, registers: int = 0) -> Iterator[None]:
@@ -166,6 +166,11 @@ def opened(inst: Inst) -> Inst:
     shapes = {f.name: getattr(inst, f.name) for f in fields(inst) if f.type is Layout}  # type: ignore[arg-type]
     given = {name: Open(shape) for name, shape in shapes.items() if isinstance(shape, tuple)}
     return replace(inst, **given) if given else inst  # type: ignore[type-var]
+
+
+def number(value: Scalar) -> Scalar:
+    """`value`; what Python knew to be true or false is 1 or 0."""
+    return int(value) if isinstance(value, bool) else value
 
 
 def trace(

@@ -15,6 +15,7 @@ from tilus.isa.matmul import ATOMS, Dot
 from tilus.lang import Tracer, trace
 from tilus.layout import local, permute_registers, reduce, spatial
 from tilus.runtime import host
+from tilus.text import from_text, to_text
 
 ROW = spatial(32)
 
@@ -266,6 +267,18 @@ def test_what_is_less_than_a_byte_is_not_stored_alone() -> None:
     program = traced(kernel, (Pointer("x", sint(6)), Integer("n")))
     with pytest.raises(TilusError, match="let each hold 4 neighbours of the last dimension"):
         compile(program)
+
+
+def test_what_python_knows_to_be_true_is_a_number() -> None:
+    def kernel(t: Tracer, x: Var) -> None:
+        with t.when(2 < 3):
+            t.set(t.let(3 < 2), 1 == 1)
+        with t.loop(3 < 2):
+            t.leave()
+
+    program = traced(kernel, (Pointer("x", f32),))
+    assert from_text(to_text(program)) == program
+    assert "True" not in to_text(program)
 
 
 def test_parameters_have_names_without_another_meaning() -> None:
