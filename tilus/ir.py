@@ -154,6 +154,10 @@ class Binary(Expr):
 def binary(op: str, a: Scalar, b: Scalar) -> Scalar:
     """`a op b`, with constants folded and the laws below applied."""
     match op, a, b:
+        case _, bool(), _:
+            return binary(op, int(a), b)  # what Python knew to be true
+        case _, _, bool():
+            return binary(op, a, int(b))
         case _, int(), int():
             if op in ("//", "%") and b == 0:
                 raise TilusError(f"{a} {op} 0: division by zero")

@@ -64,7 +64,12 @@ class Tracer:
             return lambda *args: self.perform(Elementwise(name, args))
         if name not in ISA:
             raise TilusError(f"no instruction {name!r}: there are {', '.join([*ISA, *OPS])}")
-        return lambda *args, **kwargs: self.perform(opened(ISA[name](*args, **kwargs)))
+
+        def perform(*args: Any, **kwargs: Any) -> Any:
+            named = {key: number(value) for key, value in kwargs.items()}
+            return self.perform(opened(ISA[name](*map(number, args), **named)))
+
+        return perform
 
     @property
     def rank(self) -> Scalar:
@@ -101,7 +106,7 @@ class Tracer:
         self._bodies.append(body)
         yield var
         self._bodies.pop()
-        self._add(For(var, start, stop, unroll, tuple(body), stages))
+        self._add(For(var, number(start), number(stop), unroll, tuple(body), stages))
 
     @contextmanager
     def loop(self, condition: Scalar) -> Iterator[None]:
@@ -168,9 +173,14 @@ def opened(inst: Inst) -> Inst:
     return replace(inst, **given) if given else inst  # type: ignore[type-var]
 
 
-def number(value: Scalar) -> Scalar:
-    """`value`; what Python knew to be true or false is 1 or 0."""
-    return int(value) if isinstance(value, bool) else value
+def number(value: Any) -> Any:
+    """`value`; what Python knew to be true or false is 1 or 0, in a tuple too."""
+    match value:
+        case bool():
+            return int(value)
+        case tuple():
+            return tuple(map(number, value))
+    return value
 
 
 def trace(
