@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tilus.compiler import run_on_host
-from tilus.dtypes import f32, i32
+from tilus.dtypes import f16, f32, i32
 from tilus.errors import TilusError
 from tilus.ir import (
     Do,
@@ -187,6 +187,34 @@ def test_nothing_that_orders_can_be_left_out_of_the_examples(
 ) -> None:
     with pytest.raises(TilusError, match=r"no order|not been waited for|for ever"):
         run_on_host(without(EXAMPLES[name], which), given(), backwards, watched=True)
+
+
+@pytest.mark.parametrize("careful", [True, False])
+def test_a_wait_is_for_the_copies_of_a_thread_alone(careful: bool) -> None:
+    """Others need a synchronize after it, even where all have waited: the lanes of a warp come
+    to load_matrix together."""
+
+    def waited(t: Tracer, x: Var, y: Var) -> None:
+        held = t.allocate_shared(f16, (8, 8))
+        t.copy_async(t.view_global(x, f16, (8, 8), (8, 1)), held, (0, 0), (0, 0), (8, 8))
+        t.commit_group()
+        if not careful:
+            t.synchronize()
+        t.wait_group(0)
+        if careful:
+            t.synchronize()
+        tile = t.load_matrix(held, (0, 0), spatial(8, 4) * local(1, 2))
+        t.store_global(t.view_global(y, f16, (8, 8), (8, 1)), tile, (0, 0))
+
+    program = trace("waited", waited, (Pointer("x", f16), Pointer("y", f16)),
+                    lambda x, y: (1, 1, 1), 32)  # fmt: skip
+    arguments = {"x": np.ones(64, np.float16), "y": np.zeros(64, np.float16)}
+    if careful:
+        run_on_host(program, arguments, watched=True)
+        return
+    for backwards in (False, True):
+        with pytest.raises(TilusError, match="reads with no order what was written"):
+            run_on_host(program, arguments, backwards, watched=True)
 
 
 def test_an_early_wait_is_found() -> None:
