@@ -8,6 +8,7 @@ from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from services import runs
+from services.api.metrics import Asked
 from services.messages import Plan, RunRequest, RunState
 from services.runs import FORMATS, Fleet
 
@@ -21,7 +22,7 @@ MEDIA = {
 }
 
 
-def router(fleet: Fleet, watched: set[str]) -> APIRouter:
+def router(fleet: Fleet, watched: set[str], asked: Asked) -> APIRouter:
     """The routes under /v1/runs; ids of runs that somebody follows are added to `watched`."""
     routes = APIRouter(prefix="/v1/runs", tags=["runs"])
 
@@ -35,6 +36,7 @@ def router(fleet: Fleet, watched: set[str]) -> APIRouter:
     @routes.post("", status_code=202)
     def begin(request: RunRequest, response: Response) -> RunState:
         plan = runs.plan(request, fleet)
+        asked.count(plan.tasks)
         runs.start(plan, fleet)
         watched.add(plan.id)
         response.headers["Location"] = f"/v1/runs/{plan.id}"

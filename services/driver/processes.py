@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 import httpx
+from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from services.queue import connect, die_with_parent
@@ -24,7 +26,7 @@ from services.settings import ROOT, Settings, environment
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
-RESTARTS = 5
+RESTARTS, RESTART_SECONDS = 5, 60.0
 TAIL_LINES = 5
 CORES_TO_MEASURE = 2
 SOCKET = "redis.sock"
@@ -38,14 +40,14 @@ class CannotStart(Exception):
 
 @dataclass
 class Child:
-    """One process of the fleet, its log, and how often it had to be started again."""
+    """One process of the fleet, its log, and when it had to be started again."""
 
     name: str
     command: Sequence[str]
     log: Path
     environment: dict[str, str]
     inherit: tuple[int, ...] = ()
-    restarts: int = 0
+    restarts: list[float] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
@@ -95,12 +97,14 @@ class Household:
         return child
 
     def watch(self) -> None:
-        """Start what died again; CannotStart once one has died too often."""
+        """Start what died again; CannotStart once one dies RESTARTS times in RESTART_SECONDS."""
         for child in self.children:
             if not child.ended():
                 continue
-            child.restarts += 1
-            if child.restarts > RESTARTS:
+            now = time.monotonic()
+            child.restarts = [then for then in child.restarts if now - then < RESTART_SECONDS]
+            child.restarts.append(now)
+            if len(child.restarts) > RESTARTS:
                 raise CannotStart(f"{child.name} keeps stopping: {_last_words(child.log)}")
             child.start()
 
@@ -151,7 +155,7 @@ def local_fleet(settings: Settings, gpu: str | None) -> Iterator[tuple[Household
     with ExitStack() as stack:
         household = Household(settings.state)
         stack.callback(household.stop)
-        settings = _with_redis(settings, household, stack)
+        settings = _with_key(_with_redis(settings, household, stack))
         listener = socket.create_server(("127.0.0.1", settings.api_port))
         stack.callback(listener.close)
         descriptor = listener.fileno()
@@ -230,6 +234,13 @@ def _with_redis(settings: Settings, household: Household, stack: ExitStack) -> S
     return settings.model_copy(update={"redis_url": url})
 
 
+def _with_key(settings: Settings) -> Settings:
+    """A key for this fleet alone, where others reach the queue and none is given."""
+    if settings.queue_key.get_secret_value() or settings.redis_url.startswith("unix:"):
+        return settings
+    return settings.model_copy(update={"queue_key": SecretStr(secrets.token_urlsafe(32))})
+
+
 def _socket_folder(data: Path, stack: ExitStack) -> Path:
     """Where the socket goes: with the data, unless that path is longer than a socket's may be."""
     if len(str(data / SOCKET)) < SOCKET_PATH_LENGTH:
@@ -241,7 +252,7 @@ def _socket_folder(data: Path, stack: ExitStack) -> Path:
 
 def pings(url: str, password: str = "") -> bool:
     try:
-        return bool(connect(url, password).ping())
+        return bool(connect(url, password, asks=0).ping())
     except RedisError:
         return False
 

@@ -118,11 +118,11 @@ def test_a_job_waits_is_listed_and_can_be_taken_back(client):
     answer = client.post("/v1/jobs", json=body)
     assert answer.status_code == 202
     where = answer.headers["location"]
-    assert client.get(where).json()["status"] == "queued"
+    assert client.get(where).json()["status"] == "waiting"
     assert [job["id"] for job in client.get("/v1/jobs").json()] == [answer.json()["id"]]
-    assert client.delete(where).json()["status"] == "canceled"
+    assert client.delete(where).json()["status"] == "cancelled"
     assert client.get("/v1/jobs").json() == []
-    assert_problem(client.delete(where), 409, "canceled")
+    assert_problem(client.delete(where), 409, "cancelled")
 
 
 def test_a_run_is_its_request(client):
