@@ -295,7 +295,11 @@ def names(connection: Redis) -> list[str]:
 
 def alive(queue: Queue) -> int:
     """How many workers of a queue gave a sign of life within HEARTBEAT_SECONDS."""
-    return len(FleetWorker.all(queue.connection, queue=queue, serializer=queue.serializer))
+    workers = FleetWorker.all(queue.connection, queue=queue, serializer=queue.serializer)
+    since = now() - timedelta(seconds=HEARTBEAT_SECONDS)
+    return sum(
+        worker.last_heartbeat is not None and worker.last_heartbeat > since for worker in workers
+    )
 
 
 def submit(

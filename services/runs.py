@@ -61,6 +61,7 @@ FUNCTION: dict[TaskKind, Function] = {
     "measure": "services.runner.jobs.measure",
     "draw": "services.plotter.jobs.draw",
 }
+UNFINISHED: frozenset[TaskState] = frozenset({"waiting", "running"})
 # How many pieces of work a batch has at most, and into how many batches each worker's part goes.
 BATCH, SHARES = 32, 4
 
@@ -164,10 +165,14 @@ def start(plan: Plan, fleet: Fleet) -> None:
     queue_tasks([task for task in plan.tasks if not task.stored], plan.request.gpu, fleet)
 
 
-def resume(plan: Plan, fleet: Fleet) -> None:
-    """Queue again what got lost on its way: tasks with no result and no job that will run."""
-    lost = [task for task, found in _findings(plan, fleet) if found.lost]
-    queue_tasks(lost, plan.request.gpu, fleet)
+def resume(plan: Plan, fleet: Fleet) -> bool:
+    """Queue again what got lost on its way: tasks with no result that nobody will work on.
+
+    Returns whether there is anything to wait for.
+    """
+    findings = _findings(plan, fleet)
+    queue_tasks([task for task, found in findings if found.lost], plan.request.gpu, fleet)
+    return any(found.state in UNFINISHED for _, found in findings)
 
 
 def cancel(plan: Plan, fleet: Fleet) -> None:
@@ -198,7 +203,7 @@ def state(plan: Plan, fleet: Fleet) -> RunState:
     return RunState(
         id=plan.id,
         request=plan.request,
-        finished=all(f.state not in ("waiting", "running") for _, f in findings),
+        finished=not any(f.state in UNFINISHED for _, f in findings),
         counts=counts,
         failures=tuple(
             Failure(

@@ -125,9 +125,7 @@ async def _resume_for_ever(fleet: Fleet, watched: set[str]) -> None:
 def _resume(identity: str, fleet: Fleet, watched: set[str]) -> None:
     try:
         plan = runs.find(identity, fleet.settings)
-        if plan is None or runs.state(plan, fleet).finished:
+        if plan is None or not runs.resume(plan, fleet):
             watched.discard(identity)
-        else:
-            runs.resume(plan, fleet)
     except RedisError:
         return

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -32,6 +32,10 @@ CORES_TO_MEASURE = 2
 SOCKET = "redis.sock"
 SOCKET_PATH_LENGTH = 100
 SERVERS = ("redis-server", "valkey-server")
+# What Python runs for each service.
+SERVICES: Mapping[str, Sequence[str]] = {
+    name: ("-m", f"services.{name}") for name in ("compiler", "plotter", "runner", "api")
+}
 
 
 class CannotStart(Exception):
@@ -147,11 +151,14 @@ def locked(state: Path) -> Iterator[None]:
 
 
 @contextmanager
-def local_fleet(settings: Settings, gpu: str | None) -> Iterator[tuple[Household, httpx.Client]]:
+def local_fleet(
+    settings: Settings, gpu: str | None, services: Mapping[str, Sequence[str]] = SERVICES
+) -> Iterator[tuple[Household, httpx.Client]]:
     """A fleet on this machine for as long as the block lasts, and a client of its API.
 
     `gpu` is the folder name of the device to measure on, None for no runner.
     """
+    command = {name: [sys.executable, *arguments] for name, arguments in services.items()}
     with ExitStack() as stack:
         household = Household(settings.state)
         stack.callback(household.stop)
@@ -159,13 +166,12 @@ def local_fleet(settings: Settings, gpu: str | None) -> Iterator[tuple[Household
         listener = socket.create_server(("127.0.0.1", settings.api_port))
         stack.callback(listener.close)
         descriptor = listener.fileno()
-        python = [sys.executable, "-m"]
         for number in range(_compilers(settings, gpu)):
-            household.start(f"compiler-{number}", [*python, "services.compiler"], settings)
-        household.start("plotter", [*python, "services.plotter"], settings)
+            household.start(f"compiler-{number}", command["compiler"], settings)
+        household.start("plotter", command["plotter"], settings)
         if gpu is not None:
-            household.start("runner", [*python, "services.runner", "--gpu", gpu], settings)
-        api = [*python, "services.api", "--fd", str(descriptor)]
+            household.start("runner", [*command["runner"], "--gpu", gpu], settings)
+        api = [*command["api"], "--fd", str(descriptor)]
         household.start("api", api, settings, inherit=(descriptor,))
         client = stack.enter_context(
             httpx.Client(base_url=_address(listener), timeout=60, trust_env=False)
