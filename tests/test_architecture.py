@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "services.store": "pydantic services.messages",
     "services.signing": "pydantic",
     "services.notes": "pydantic redis services.messages",
+    "services.access": "services.messages",
     "services.queue": "pydantic redis rq services.messages services.notes services.signing",
     "services.gpu": "",
     "services.figures": "",
@@ -57,7 +58,7 @@ MAY_IMPORT = {
     "services.runner": f"{SHARED} numpy torch",
     "services.plotter": f"{SHARED} matplotlib",
     "services.api": f"{SHARED} fastapi starlette uvicorn prometheus_client",
-    "services.driver": f"{SHARED} httpx rich",
+    "services.driver": f"{SHARED} services.access httpx rich",
     "services": "",
 }
 # What is optional or must not be touched before a fork is imported where it is used.
