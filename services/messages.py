@@ -122,6 +122,9 @@ class Drawing(Message):
 
 TaskKind = Literal["compile", "check", "measure", "draw"]
 TaskState = Literal["stored", "waiting", "running", "done", "failed", "cancelled"]
+# Who is to blame for a failure: the kernel, a time limit, whoever killed its processes, or the
+# house (a device, a disk, a kernel that is not there).
+Cause = Literal["kernel", "timeout", "killed", "house"]
 
 
 class Task(Data):
@@ -160,6 +163,7 @@ class Failure(Data):
     kind: TaskKind
     title: str
     reason: str
+    cause: Cause | None = None
 
 
 class RunState(Data):
@@ -185,12 +189,13 @@ class JobRequest(Message):
 
 
 class JobState(Data):
-    """Where one job of the queue stands."""
+    """Where one piece of work stands: how many wait in front of it, why and for whom it failed."""
 
     id: str
     function: str
-    status: str
+    status: TaskState
     position: int | None = None
+    cause: Cause | None = None
     reason: str | None = None
 
 

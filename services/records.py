@@ -4,8 +4,10 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -162,6 +164,8 @@ def append(path: Path, record: Record) -> None:
 
 def _drop_torn_line(descriptor: int) -> None:
     size = os.fstat(descriptor).st_size
+    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
+        return
     content = os.pread(descriptor, size, 0)
     whole = content.rfind(b"\n") + 1
     if whole < size:
@@ -181,7 +185,12 @@ def load(path: Path) -> list[Record]:
     if not path.exists():
         return []
     *lines, _torn = path.read_bytes().split(b"\n")
-    return [_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    return _parsed(path, lines, 0)
+
+
+def _parsed(path: Path, lines: Iterable[bytes], before: int) -> list[Record]:
+    numbered = enumerate(lines, before + 1)
+    return [_parse(path, number, line) for number, line in numbered if line.strip()]
 
 
 def _parse(path: Path, number: int, line: bytes) -> Record:
@@ -201,17 +210,63 @@ def newest(records: Iterable[Record]) -> dict[Cell, Record]:
     """The record that counts for each cell: the latest `measured_at`, then the last written."""
     latest: dict[Cell, Record] = {}
     for record in records:
-        known = latest.get(record.cell)
-        if known is None or record.measured_at >= known.measured_at:
-            latest[record.cell] = record
+        _count(latest, record)
     return latest
 
 
+class Ledger:
+    """The records that count of a file which grows: only what was added is read again.
+
+    A file that was replaced, or is shorter than it was, is read from its beginning.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()
+        self._forget(0)
+
+    def newest(self) -> dict[Cell, Record]:
+        """The record that counts for each cell now."""
+        with self._lock:
+            try:
+                file = self._path.open("rb")
+            except FileNotFoundError:
+                return {}
+            with file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or status.st_size < self._bytes:
+                    self._forget(status.st_ino)
+                file.seek(self._bytes)
+                *lines, _torn = file.read().split(b"\n")
+            for record in _parsed(self._path, lines, self._lines):
+                _count(self._newest, record)
+            self._bytes += sum(len(line) + 1 for line in lines)
+            self._lines += len(lines)
+            return dict(self._newest)
+
+    def _forget(self, inode: int) -> None:
+        self._inode, self._bytes, self._lines = inode, 0, 0
+        self._newest: dict[Cell, Record] = {}
+
+
+@lru_cache(maxsize=64)
+def ledger(path: Path) -> Ledger:
+    """The ledger of a file, which this process keeps."""
+    return Ledger(path)
+
+
 def finished(
-    records: Iterable[Record], cell: Cell, keys: Iterable[str], uuid: str
+    records: Mapping[Cell, Record], cell: Cell, keys: Iterable[str], uuid: str
 ) -> Record | None:
     """The record that makes measuring needless: good, same kernels offered, same device."""
-    record = newest(records).get(cell)
+    record = records.get(cell)
     if record is None or record.status != "ok" or record.gpu.uuid != uuid:
         return None
     return record if {tried.key for tried in record.candidates} == set(keys) else None
+
+
+def _count(latest: dict[Cell, Record], record: Record) -> None:
+    cell = record.cell
+    known = latest.get(cell)
+    if known is None or record.measured_at >= known.measured_at:
+        latest[cell] = record

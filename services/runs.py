@@ -5,22 +5,25 @@ records already hold is not queued again, whatever was killed in between. Redis 
 on its way.
 """
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from redis import Redis
-from rq.job import JobStatus
 
 import tilus
+from services import queue
 from services.executors.base import Executor, ExecutorError
 from services.experiments import BASELINE, FIGURES
 from services.figures import refusal
 from services.messages import (
+    Cause,
     Cell,
     Drawing,
     Failure,
@@ -36,17 +39,17 @@ from services.messages import (
 from services.queue import (
     COMPILE,
     DRAW,
-    LIVE,
-    FleetJob,
     FleetQueue,
     Function,
-    fetch,
+    Piece,
+    Standing,
     measure_queue,
-    reason,
+    standings,
     submit,
 )
-from services.records import Record, finished, load, newest, record_path
+from services.records import Record, finished, ledger, record_path
 from services.settings import Settings
+from services.signing import serializer
 from services.store import Store, check_key, write_atomic
 
 CHECKED = "tilus"
@@ -58,13 +61,9 @@ FUNCTION: dict[TaskKind, Function] = {
     "measure": "services.runner.jobs.measure",
     "draw": "services.plotter.jobs.draw",
 }
-STATES: dict[JobStatus, TaskState] = {
-    JobStatus.FINISHED: "done",
-    JobStatus.FAILED: "failed",
-    JobStatus.STARTED: "running",
-    JobStatus.CANCELED: "cancelled",
-    JobStatus.STOPPED: "cancelled",
-}
+UNFINISHED: frozenset[TaskState] = frozenset({"waiting", "running"})
+# How many pieces of work a batch has at most, and into how many batches each worker's part goes.
+BATCH, SHARES = 32, 4
 
 
 class BadRequest(ValueError):
@@ -80,15 +79,23 @@ class Fleet:
     connection: Redis
     executors: Mapping[str, Executor]
 
+    def queue(self, name: str) -> FleetQueue:
+        """A queue of this fleet, whose jobs are written as its workers expect them."""
+        settings = self.settings
+        written = serializer(settings.redis_url, settings.queue_key.get_secret_value())
+        return FleetQueue(name, self.connection, written)
+
 
 @dataclass(frozen=True)
 class Finding:
-    """Where one task stands."""
+    """Where one task stands; `lost`: it has no result, and nobody is to make it."""
 
     state: TaskState
     reason: str | None = None
+    cause: Cause | None = None
     relative_error: float | None = None
     seconds: float = 0.0
+    lost: bool = False
 
 
 class Work(NamedTuple):
@@ -155,24 +162,22 @@ def plan(request: RunRequest, fleet: Fleet, now: datetime | None = None) -> Plan
 def start(plan: Plan, fleet: Fleet) -> None:
     """Write the run down, then queue every task whose result is not there, each once."""
     write_atomic(_path(plan.id, fleet.settings), plan.model_dump_json().encode())
-    for task in plan.tasks:
-        if not task.stored:
-            queue_task(task, plan.request.gpu, fleet)
+    queue_tasks([task for task in plan.tasks if not task.stored], plan.request.gpu, fleet)
 
 
-def resume(plan: Plan, fleet: Fleet) -> None:
-    """Queue again what got lost on its way: tasks with no result and no job that will run."""
-    jobs = dict(zip(_ids(plan), fetch(fleet.connection, _ids(plan)), strict=True))
-    for task, found in _findings(plan, fleet):
-        if found.state == "waiting" and _is_lost(task, jobs):
-            queue_task(task, plan.request.gpu, fleet)
+def resume(plan: Plan, fleet: Fleet) -> bool:
+    """Queue again what got lost on its way: tasks with no result that nobody will work on.
+
+    Returns whether there is anything to wait for.
+    """
+    findings = _findings(plan, fleet)
+    queue_tasks([task for task, found in findings if found.lost], plan.request.gpu, fleet)
+    return any(found.state in UNFINISHED for _, found in findings)
 
 
 def cancel(plan: Plan, fleet: Fleet) -> None:
-    """Take the run's waiting jobs out of the queue; what runs is finished."""
-    for job in fetch(fleet.connection, _ids(plan)):
-        if job is not None and job.get_status() in LIVE - {JobStatus.STARTED}:
-            job.cancel()
+    """Take the run's waiting work out of the queue; what runs is finished."""
+    queue.cancel(fleet.queue(COMPILE), [task.id for task in plan.tasks])
 
 
 def find(identity: str, settings: Settings) -> Plan | None:
@@ -198,10 +203,12 @@ def state(plan: Plan, fleet: Fleet) -> RunState:
     return RunState(
         id=plan.id,
         request=plan.request,
-        finished=all(f.state not in ("waiting", "running") for _, f in findings),
+        finished=not any(f.state in UNFINISHED for _, f in findings),
         counts=counts,
         failures=tuple(
-            Failure(kind=t.kind, title=t.title, reason=f.reason or "no reason was given")
+            Failure(
+                kind=t.kind, title=t.title, reason=f.reason or "no reason was given", cause=f.cause
+            )
             for t, f in findings
             if f.state == "failed"
         ),
@@ -240,44 +247,27 @@ def _kernel_task(
     )
 
 
-def queue_task(task: Task, gpu: str, fleet: Fleet) -> None:
-    """Queue a task, once, where its kind of worker listens; `gpu` is the one to measure on."""
+def queue_tasks(tasks: Sequence[Task], gpu: str, fleet: Fleet) -> None:
+    """Queue tasks, each once, where their kind of worker listens; `gpu` is the one to measure on.
+
+    Neighbours of one kind travel as a batch, in batches small enough that every worker has some.
+    """
     settings = fleet.settings
-    name = {"measure": measure_queue(gpu), "draw": DRAW}.get(task.kind, COMPILE)
-    submit(
-        FleetQueue(name, fleet.connection),
-        FUNCTION[task.kind],
-        task.message,
-        task.id,
-        title=task.title,
-        seconds=settings.measure_seconds if task.kind == "measure" else settings.job_seconds,
-        after=task.after,
-    )
-
-
-def _ids(plan: Plan) -> list[str]:
-    return [task.id for task in plan.tasks]
-
-
-def _is_lost(task: Task, jobs: Mapping[str, FleetJob | None]) -> bool:
-    job = jobs[task.id]
-    if job is None:
-        return True
-    if job.get_status(refresh=False) is not JobStatus.DEFERRED or any(
-        map(_is_live, _after(task, jobs))
-    ):
-        return False
-    # what it waits for is over, and whoever should have told it was killed
-    job.delete()
-    return True
-
-
-def _after(task: Task, jobs: Mapping[str, FleetJob | None]) -> list[FleetJob | None]:
-    return [jobs[identity] for identity in task.after]
-
-
-def _is_live(job: FleetJob | None) -> bool:
-    return job is not None and job.get_status(refresh=False) in LIVE
+    workers = {"measure": 1, "draw": 1}
+    for kind, alike in groupby(tasks, key=lambda task: task.kind):
+        group = list(alike)
+        share = math.ceil(len(group) / (SHARES * workers.get(kind, settings.compilers)))
+        size = min(BATCH, share)
+        for start in range(0, len(group), size):
+            batch = group[start : start + size]
+            submit(
+                fleet.queue({"measure": measure_queue(gpu), "draw": DRAW}.get(kind, COMPILE)),
+                FUNCTION[kind],
+                [Piece(task.id, task.message) for task in batch],
+                title=f"{batch[0].title}{f' and {len(batch) - 1} more' * (len(batch) > 1)}",
+                seconds=settings.measure_seconds if kind == "measure" else settings.job_seconds,
+                after=sorted({identity for task in batch for identity in task.after}),
+            )
 
 
 def _listed(names: Iterable[object]) -> str:
@@ -313,7 +303,7 @@ def _regrouped(cell: Cell, group_size: int | None) -> Cell:
 
 
 def _recorded(request: RunRequest, gpu: str, cells: Iterable[Cell], fleet: Fleet) -> Work:
-    records = newest(load(record_path(fleet.settings.recorded, gpu, request.figure)))
+    records = ledger(record_path(fleet.settings.recorded, gpu, request.figure)).newest()
     executor = fleet.executors.get(CHECKED)
     specs: dict[str, KernelSpec] = {}
     changed: set[str] = set()
@@ -350,7 +340,7 @@ def _recorded_spec(
 
 
 def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> Work:
-    records = load(record_path(fleet.settings.results, request.gpu, request.figure))
+    records = ledger(record_path(fleet.settings.results, request.gpu, request.figure)).newest()
     compiles: dict[str, Task] = {}
     measures: list[Task] = []
     absent = 0
@@ -426,38 +416,52 @@ def _drawing(request: RunRequest, gpu: str, after: tuple[str, ...]) -> Task:
 
 
 def _findings(plan: Plan, fleet: Fleet) -> list[tuple[Task, Finding]]:
-    jobs = fetch(fleet.connection, _ids(plan))
-    records: dict[Cell, Record] = {}
+    found = standings(fleet.queue(COMPILE), [task.id for task in plan.tasks])
+    records: Mapping[Cell, Record] = {}
     if plan.request.mode == "measured":
         path = record_path(fleet.settings.results, plan.request.gpu, plan.request.figure)
-        records = newest(load(path))
+        records = ledger(path).newest()
     return [
-        (task, _found(task, job, plan, fleet, records))
-        for task, job in zip(plan.tasks, jobs, strict=True)
+        (task, _found(task, standing, plan, fleet, records))
+        for task, standing in zip(plan.tasks, found, strict=True)
     ]
 
 
 def _found(
-    task: Task, job: FleetJob | None, plan: Plan, fleet: Fleet, records: Mapping[Cell, Record]
+    task: Task, at: Standing | None, plan: Plan, fleet: Fleet, records: Mapping[Cell, Record]
 ) -> Finding:
-    standing = "waiting" if job is None else STATES.get(job.get_status(refresh=False), "waiting")
-    if standing == "failed" and job is not None:
-        return Finding("failed", reason(job))
+    standing: TaskState = "waiting" if at is None else at.note.state
+    if standing == "failed" and at is not None:
+        return Finding("failed", at.note.reason, at.note.cause)
+    finding = _left(task, standing, at, plan, fleet, records)
+    nobody = at is None or at.lost or at.note.state == "done"
+    return replace(finding, lost=nobody and finding.state == "waiting")
+
+
+def _left(
+    task: Task,
+    standing: TaskState,
+    at: Standing | None,
+    plan: Plan,
+    fleet: Fleet,
+    records: Mapping[Cell, Record],
+) -> Finding:
+    """What a task that did not fail left behind."""
     match task.kind:
         case "compile":
-            return _compiled(task, standing, job, fleet.store)
+            return _compiled(task, standing, at, fleet.store)
         case "check":
             return _checked(task, standing, fleet.store)
         case "measure":
             return _timed(task, standing, plan, records)
         case "draw":
-            return _drawn(standing, job, plan, fleet.settings.results)
+            return _drawn(standing, at, plan, fleet.settings.results)
 
 
-def _compiled(task: Task, standing: TaskState, job: FleetJob | None, store: Store) -> Finding:
+def _compiled(task: Task, standing: TaskState, at: Standing | None, store: Store) -> Finding:
     if task.stored:
         return Finding("stored")
-    if job is None and store.get_manifest(task.key) is not None:
+    if at is None and store.get_manifest(task.key) is not None:
         return Finding("done")
     return Finding(standing)
 
@@ -475,9 +479,9 @@ def _checked(task: Task, standing: TaskState, store: Store) -> Finding:
     )
 
 
-def _drawn(standing: TaskState, job: FleetJob | None, plan: Plan, results: Path) -> Finding:
+def _drawn(standing: TaskState, at: Standing | None, plan: Plan, results: Path) -> Finding:
     picture = results / f"figure{plan.request.figure}.svg"
-    if job is None and picture.exists() and picture.stat().st_mtime > plan.created_at.timestamp():
+    if at is None and picture.exists() and picture.stat().st_mtime > plan.created_at.timestamp():
         return Finding("done")
     return Finding(standing)
 
@@ -492,7 +496,7 @@ def _timed(task: Task, standing: TaskState, plan: Plan, records: Mapping[Cell, R
     if not task.stored and record.measured_at < plan.created_at.replace(microsecond=0):
         return Finding(standing)
     if record.status != "ok":
-        return Finding("failed", f"{record.status}: {record.reason}")
+        return Finding("failed", f"{record.status}: {record.reason}", "kernel")
     error = record.relative_error if record.executor == CHECKED else None
     return Finding("stored" if task.stored else "done", relative_error=error)
 

@@ -29,6 +29,10 @@ class Settings(BaseSettings):
     redis_password: SecretStr = Field(
         default=SecretStr(""), description="the queue's password, apart from its address"
     )
+    queue_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="what signs the fleet's work; empty: only for a queue on a private socket",
+    )
     state: Path = Field(default=ROOT / ".state", description="runs, logs, locks, the queue's log")
     store: Path = Field(default=ROOT / "cache", description="compiled kernels, by content")
     results: Path = Field(default=ROOT / "results", description="records and figures")
@@ -63,6 +67,7 @@ def environment(settings: Settings) -> dict[str, str]:
     }
     fixed = {
         "REDIS_URL": settings.redis_url,
+        "TILUS_QUEUE_KEY": settings.queue_key.get_secret_value(),
         "TILUS_COMMIT": settings.commit,
         "TILUS_CACHE": "off",  # the store keeps the kernels
     }

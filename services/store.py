@@ -81,6 +81,15 @@ class Store:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def size(self) -> tuple[int, int]:
+        """How many files are stored, and their bytes."""
+        sizes = [entry.stat().st_size for entry in os.scandir(self.root / "cas")]
+        return len(sizes), sum(sizes)
+
+    def damaged(self) -> int:
+        """How many files were set aside because they failed verification."""
+        return sum(1 for _ in (self.root / "quarantine").iterdir())
+
     def sweep(self) -> None:
         """Remove what killed writers left behind an hour ago or earlier."""
         for path in (self.root / "tmp").iterdir():

@@ -14,8 +14,8 @@ COMPILER = (
 )
 SHARED = (
     "tilus pydantic services.messages services.settings services.revision services.store "
-    "services.queue services.gpu services.figures services.experiments services.records "
-    "services.executors services.runs redis rq"
+    "services.queue services.notes services.signing services.gpu services.figures "
+    "services.experiments services.records services.executors services.runs redis rq"
 )
 MAY_IMPORT = {
     "tilus.errors": "",
@@ -44,7 +44,10 @@ MAY_IMPORT = {
     "services.settings": "pydantic pydantic_settings",
     "services.revision": "services.settings",
     "services.store": "pydantic services.messages",
-    "services.queue": "pydantic redis rq",
+    "services.signing": "pydantic",
+    "services.notes": "pydantic redis services.messages",
+    "services.access": "services.messages",
+    "services.queue": "pydantic redis rq services.messages services.notes services.signing",
     "services.gpu": "",
     "services.figures": "",
     "services.experiments": "tilus services.figures services.messages",
@@ -54,8 +57,8 @@ MAY_IMPORT = {
     "services.compiler": SHARED,
     "services.runner": f"{SHARED} numpy torch",
     "services.plotter": f"{SHARED} matplotlib",
-    "services.api": f"{SHARED} fastapi starlette uvicorn",
-    "services.driver": f"{SHARED} httpx rich",
+    "services.api": f"{SHARED} fastapi starlette uvicorn prometheus_client",
+    "services.driver": f"{SHARED} services.access httpx rich",
     "services": "",
 }
 # What is optional or must not be touched before a fork is imported where it is used.

@@ -9,14 +9,13 @@ from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from redis.exceptions import RedisError
-from rq import Worker
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from services import runs
-from services.api import jobs, kernels, problems
+from services import notes, runs
+from services.api import jobs, kernels, metrics, problems
 from services.api import runs as run_routes
 from services.api.problems import problem
-from services.queue import COMPILE, FleetQueue
+from services.queue import COMPILE, alive
 from services.records import Record, load
 from services.runs import Fleet
 
@@ -30,6 +29,7 @@ Next = Callable[[Request], Awaitable[Response]]
 def create_app(fleet: Fleet) -> FastAPI:
     """The whole API over one fleet."""
     watched: set[str] = set()
+    asked = metrics.Asked()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -40,12 +40,14 @@ def create_app(fleet: Fleet) -> FastAPI:
     app = FastAPI(title="tilus fleet", version="1", lifespan=lifespan)
     problems.install(app)
     app.add_middleware(BaseHTTPMiddleware, dispatch=_bounds(fleet))
-    app.include_router(kernels.router(fleet))
+    app.include_router(metrics.router(fleet, asked))
+    app.include_router(kernels.router(fleet, asked))
     app.include_router(jobs.router(fleet))
-    app.include_router(run_routes.router(fleet, watched))
+    app.include_router(run_routes.router(fleet, watched, asked))
 
     @app.get("/v1/results", tags=["results"])
     def results(figure: Annotated[int, Query(ge=1, le=99)], gpu: str | None = None) -> list[Record]:
+        """Every record of a figure, that of one GPU or of all."""
         paths = sorted(
             path
             for root in (fleet.settings.recorded, fleet.settings.results)
@@ -56,10 +58,12 @@ def create_app(fleet: Fleet) -> FastAPI:
 
     @app.get("/healthz", tags=["health"])
     def healthy() -> dict[str, str]:
+        """This process answers."""
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["health"])
     def ready() -> dict[str, int]:
+        """How many compilers are alive, and the MiB that are free; 503 if nothing can be done."""
         return _ready(fleet)
 
     return app
@@ -68,7 +72,7 @@ def create_app(fleet: Fleet) -> FastAPI:
 def _ready(fleet: Fleet) -> dict[str, int]:
     try:
         fleet.connection.ping()
-        workers = Worker.count(queue=FleetQueue(COMPILE, fleet.connection))
+        workers = alive(fleet.queue(COMPILE))
     except RedisError as error:
         raise HTTPException(503, f"the queue does not answer: {error}") from None
     free = shutil.disk_usage(fleet.store.root).free
@@ -101,7 +105,7 @@ def _bounds(fleet: Fleet) -> Callable[[Request, Next], Awaitable[Response]]:
 
 def _waiting(fleet: Fleet) -> int:
     try:
-        return FleetQueue(COMPILE, fleet.connection).count
+        return notes.waiting(fleet.connection, COMPILE)
     except RedisError:
         return 0
 
@@ -121,9 +125,7 @@ async def _resume_for_ever(fleet: Fleet, watched: set[str]) -> None:
 def _resume(identity: str, fleet: Fleet, watched: set[str]) -> None:
     try:
         plan = runs.find(identity, fleet.settings)
-        if plan is None or runs.state(plan, fleet).finished:
+        if plan is None or not runs.resume(plan, fleet):
             watched.discard(identity)
-        else:
-            runs.resume(plan, fleet)
     except RedisError:
         return

@@ -6,42 +6,65 @@ from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi.responses import PlainTextResponse
 
 import tilus
+from services.api.metrics import Asked
 from services.executors.base import ExecutorError
 from services.messages import KernelSpec, KernelState, Key, Manifest
-from services.queue import fetch, reason
-from services.runs import STATES, Fleet, compile_task, queue_task
+from services.queue import COMPILE, standings
+from services.runs import Fleet, compile_task, queue_tasks
 from services.store import Damaged
+from tilus.runtime.sass import disassemble
 
 
-def router(fleet: Fleet) -> APIRouter:
+class Binary(Response):
+    """An answer that is bytes."""
+
+    media_type = "application/octet-stream"
+
+
+def router(fleet: Fleet, asked: Asked) -> APIRouter:
     """The routes under /v1/kernels."""
     routes = APIRouter(prefix="/v1/kernels", tags=["kernels"])
 
-    @routes.post("", status_code=202)
+    @routes.post("", status_code=202, responses={200: {"model": KernelState}})
     def build(spec: KernelSpec, response: Response) -> KernelState:
+        """Have a kernel compiled; 200 where it is stored already."""
         task = compile_task(kernel_key(spec, fleet), spec, fleet.store)
+        asked.count((task,))
         response.headers["Location"] = f"/v1/kernels/{task.key}"
         if task.stored:
             response.status_code = 200
         else:
             response.headers["Retry-After"] = "1"
-            queue_task(task, "", fleet)
+            queue_tasks([task], "", fleet)
         return standing(task.key, fleet)
 
     @routes.get("")
     def listed(after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[Key]:
+        """The keys of stored kernels and findings, in order, those behind `after`."""
         return [key for key in fleet.store.every_key() if key > after][:limit]
 
     @routes.get("/{key}")
     def one(key: Key) -> KernelState:
+        """Where one kernel stands."""
         return standing(key, fleet)
 
     @routes.get("/{key}/source", response_class=PlainTextResponse)
     def source(key: Key) -> PlainTextResponse:
+        """The text that was compiled."""
         return PlainTextResponse(content(key, "source.", fleet))
 
-    @routes.get("/{key}/cubin")
+    @routes.get("/{key}/sass", response_class=PlainTextResponse)
+    def sass(key: Key) -> PlainTextResponse:
+        """The instructions that the chip runs; 501 where this machine cannot show them."""
+        cubin = content(key, "kernel.cubin", fleet)
+        try:
+            return PlainTextResponse(disassemble(cubin))
+        except tilus.TilusError as error:
+            raise HTTPException(501, str(error)) from None
+
+    @routes.get("/{key}/cubin", response_class=Binary)
     def cubin(key: Key) -> Response:
+        """What the GPU loads."""
         return Response(content(key, "kernel.cubin", fleet), media_type="application/octet-stream")
 
     return routes
@@ -63,15 +86,15 @@ def standing(key: str, fleet: Fleet) -> KernelState:
     manifest = fleet.store.get_manifest(key)
     if manifest is not None:
         return KernelState(key=key, status="stored", manifest=manifest)
-    [job] = fetch(fleet.connection, [f"compile-{key}"])
-    if job is None:
+    [found] = standings(fleet.queue(COMPILE), [f"compile-{key}"])
+    if found is None:
         raise HTTPException(404, f"there is no kernel {key}: POST its spec to /v1/kernels")
-    match STATES.get(job.get_status(refresh=False)):
+    match found.note.state:
         case "failed" | "cancelled":
-            return KernelState(key=key, status="failed", reason=reason(job))
+            return KernelState(key=key, status="failed", reason=found.note.reason)
         case "running":
             return KernelState(key=key, status="running")
-        case _:
+        case "waiting" | "done":
             return KernelState(key=key, status="waiting")
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, Depends, HTTPException, Path, Response
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from services import runs
+from services.api.metrics import Asked
 from services.messages import Plan, RunRequest, RunState
 from services.runs import FORMATS, Fleet
 
@@ -20,13 +22,21 @@ MEDIA = {
     "txt": "text/plain",
 }
 
+Identity = Annotated[str, Path(pattern=r"^[A-Za-z0-9]{1,64}$")]
 
-def router(fleet: Fleet, watched: set[str]) -> APIRouter:
+
+class Drawn(FileResponse):
+    """A figure, in one of its formats."""
+
+    media_type = "application/octet-stream"
+
+
+def router(fleet: Fleet, watched: set[str], asked: Asked) -> APIRouter:
     """The routes under /v1/runs; ids of runs that somebody follows are added to `watched`."""
     routes = APIRouter(prefix="/v1/runs", tags=["runs"])
 
-    def found(identity: str) -> Plan:
-        plan = runs.find(identity, fleet.settings) if identity.isalnum() else None
+    def found(identity: Identity) -> Plan:
+        plan = runs.find(identity, fleet.settings)
         if plan is None:
             raise HTTPException(404, f"there is no run {identity}: POST one to /v1/runs")
         watched.add(plan.id)
@@ -34,7 +44,9 @@ def router(fleet: Fleet, watched: set[str]) -> APIRouter:
 
     @routes.post("", status_code=202)
     def begin(request: RunRequest, response: Response) -> RunState:
+        """Begin a run, or go on with it: the same request is the same run."""
         plan = runs.plan(request, fleet)
+        asked.count(plan.tasks)
         runs.start(plan, fleet)
         watched.add(plan.id)
         response.headers["Location"] = f"/v1/runs/{plan.id}"
@@ -43,22 +55,26 @@ def router(fleet: Fleet, watched: set[str]) -> APIRouter:
 
     @routes.get("")
     def every() -> list[RunState]:
+        """Every run that was ever begun here."""
         return [runs.state(plan, fleet) for plan in runs.every(fleet.settings)]
 
+    Found = Annotated[Plan, Depends(found)]
+
     @routes.get("/{identity}")
-    def one(identity: str) -> RunState:
-        return runs.state(found(identity), fleet)
+    def one(plan: Found) -> RunState:
+        """Where a run stands."""
+        return runs.state(plan, fleet)
 
     @routes.delete("/{identity}")
-    def cancel(identity: str) -> RunState:
-        plan = found(identity)
+    def cancel(plan: Found) -> RunState:
+        """Take back what waits; what runs is finished."""
         watched.discard(plan.id)
         runs.cancel(plan, fleet)
         return runs.state(plan, fleet)
 
     @routes.get("/{identity}/events", response_class=EventSourceResponse)
-    async def events(identity: str) -> AsyncIterator[ServerSentEvent]:
-        plan = await asyncio.to_thread(found, identity)
+    async def events(plan: Found) -> AsyncIterator[ServerSentEvent]:
+        """Where a run stands, each time that it changes, until it is over."""
         last = None
         while last is None or not last.finished:
             now = await asyncio.to_thread(runs.state, plan, fleet)
@@ -67,15 +83,15 @@ def router(fleet: Fleet, watched: set[str]) -> APIRouter:
             last = now
             await asyncio.sleep(POLL_SECONDS)
 
-    @routes.get("/{identity}/figures/{name}")
-    def figure(identity: str, name: str) -> FileResponse:
-        plan = found(identity)
+    @routes.get("/{identity}/figures/{name}", response_class=Drawn)
+    def figure(plan: Found, name: str) -> FileResponse:
+        """One file of a run's figure."""
         names = {f"{plan.request.figure}.{kind}": kind for kind in FORMATS}
         if name not in names:
             raise HTTPException(404, f"this run draws {', '.join(names)}, not {name}")
         path = fleet.settings.results / f"figure{name}"
         if not path.exists():
-            raise HTTPException(404, f"{path.name} is not drawn yet: see /v1/runs/{identity}")
+            raise HTTPException(404, f"{path.name} is not drawn yet: see /v1/runs/{plan.id}")
         return FileResponse(path, media_type=MEDIA[names[name]], filename=path.name)
 
     return routes

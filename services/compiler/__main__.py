@@ -9,7 +9,12 @@ def main() -> None:
     """Serve the compile queue; the forked children find everything already imported."""
     settings = load()
     assert jobs.build.__module__ == "services.compiler.jobs"
-    serve(COMPILE, settings.redis_url, settings.redis_password.get_secret_value())
+    serve(
+        COMPILE,
+        settings.redis_url,
+        settings.redis_password.get_secret_value(),
+        settings.queue_key.get_secret_value(),
+    )
 
 
 if __name__ == "__main__":

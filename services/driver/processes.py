@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 import httpx
+from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from services.queue import connect, die_with_parent
@@ -24,12 +26,16 @@ from services.settings import ROOT, Settings, environment
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
-RESTARTS = 5
+RESTARTS, RESTART_SECONDS = 5, 60.0
 TAIL_LINES = 5
 CORES_TO_MEASURE = 2
 SOCKET = "redis.sock"
 SOCKET_PATH_LENGTH = 100
 SERVERS = ("redis-server", "valkey-server")
+# What Python runs for each service.
+SERVICES: Mapping[str, Sequence[str]] = {
+    name: ("-m", f"services.{name}") for name in ("compiler", "plotter", "runner", "api")
+}
 
 
 class CannotStart(Exception):
@@ -38,14 +44,14 @@ class CannotStart(Exception):
 
 @dataclass
 class Child:
-    """One process of the fleet, its log, and how often it had to be started again."""
+    """One process of the fleet, its log, and when it had to be started again."""
 
     name: str
     command: Sequence[str]
     log: Path
     environment: dict[str, str]
     inherit: tuple[int, ...] = ()
-    restarts: int = 0
+    restarts: list[float] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
@@ -95,12 +101,14 @@ class Household:
         return child
 
     def watch(self) -> None:
-        """Start what died again; CannotStart once one has died too often."""
+        """Start what died again; CannotStart once one dies RESTARTS times in RESTART_SECONDS."""
         for child in self.children:
             if not child.ended():
                 continue
-            child.restarts += 1
-            if child.restarts > RESTARTS:
+            now = time.monotonic()
+            child.restarts = [then for then in child.restarts if now - then < RESTART_SECONDS]
+            child.restarts.append(now)
+            if len(child.restarts) > RESTARTS:
                 raise CannotStart(f"{child.name} keeps stopping: {_last_words(child.log)}")
             child.start()
 
@@ -143,25 +151,27 @@ def locked(state: Path) -> Iterator[None]:
 
 
 @contextmanager
-def local_fleet(settings: Settings, gpu: str | None) -> Iterator[tuple[Household, httpx.Client]]:
+def local_fleet(
+    settings: Settings, gpu: str | None, services: Mapping[str, Sequence[str]] = SERVICES
+) -> Iterator[tuple[Household, httpx.Client]]:
     """A fleet on this machine for as long as the block lasts, and a client of its API.
 
     `gpu` is the folder name of the device to measure on, None for no runner.
     """
+    command = {name: [sys.executable, *arguments] for name, arguments in services.items()}
     with ExitStack() as stack:
         household = Household(settings.state)
         stack.callback(household.stop)
-        settings = _with_redis(settings, household, stack)
+        settings = _with_key(_with_redis(settings, household, stack))
         listener = socket.create_server(("127.0.0.1", settings.api_port))
         stack.callback(listener.close)
         descriptor = listener.fileno()
-        python = [sys.executable, "-m"]
         for number in range(_compilers(settings, gpu)):
-            household.start(f"compiler-{number}", [*python, "services.compiler"], settings)
-        household.start("plotter", [*python, "services.plotter"], settings)
+            household.start(f"compiler-{number}", command["compiler"], settings)
+        household.start("plotter", command["plotter"], settings)
         if gpu is not None:
-            household.start("runner", [*python, "services.runner", "--gpu", gpu], settings)
-        api = [*python, "services.api", "--fd", str(descriptor)]
+            household.start("runner", [*command["runner"], "--gpu", gpu], settings)
+        api = [*command["api"], "--fd", str(descriptor)]
         household.start("api", api, settings, inherit=(descriptor,))
         client = stack.enter_context(
             httpx.Client(base_url=_address(listener), timeout=60, trust_env=False)
@@ -230,6 +240,13 @@ def _with_redis(settings: Settings, household: Household, stack: ExitStack) -> S
     return settings.model_copy(update={"redis_url": url})
 
 
+def _with_key(settings: Settings) -> Settings:
+    """A key for this fleet alone, where others reach the queue and none is given."""
+    if settings.queue_key.get_secret_value() or settings.redis_url.startswith("unix:"):
+        return settings
+    return settings.model_copy(update={"queue_key": SecretStr(secrets.token_urlsafe(32))})
+
+
 def _socket_folder(data: Path, stack: ExitStack) -> Path:
     """Where the socket goes: with the data, unless that path is longer than a socket's may be."""
     if len(str(data / SOCKET)) < SOCKET_PATH_LENGTH:
@@ -241,7 +258,7 @@ def _socket_folder(data: Path, stack: ExitStack) -> Path:
 
 def pings(url: str, password: str = "") -> bool:
     try:
-        return bool(connect(url, password).ping())
+        return bool(connect(url, password, asks=0).ping())
     except RedisError:
         return False
 

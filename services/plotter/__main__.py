@@ -21,7 +21,12 @@ def main(arguments: list[str]) -> int:
     if asked.figure is not None:
         return _once(parser, asked.figure, asked.records, asked.out)
     settings = load_settings()
-    serve(DRAW, settings.redis_url, settings.redis_password.get_secret_value())
+    serve(
+        DRAW,
+        settings.redis_url,
+        settings.redis_password.get_secret_value(),
+        settings.queue_key.get_secret_value(),
+    )
     return 0
 
 

@@ -28,7 +28,12 @@ def main(arguments: list[str]) -> int:
     for package in ("torch", "services.runner.jobs"):
         import_module(package)
     settings = load()
-    serve(measure_queue(gpu), settings.redis_url, settings.redis_password.get_secret_value())
+    serve(
+        measure_queue(gpu),
+        settings.redis_url,
+        settings.redis_password.get_secret_value(),
+        settings.queue_key.get_secret_value(),
+    )
     return 0
 
 

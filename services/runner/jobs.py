@@ -25,7 +25,7 @@ from services.records import (
     Record,
     append,
     finished,
-    load,
+    ledger,
     record_path,
 )
 from services.revision import Revision, revision
@@ -94,7 +94,9 @@ def measure_cell(measurement: Measurement, at: House) -> Record:
     """The record of a cell: the one that is there, else a new one, written once."""
     path = record_path(at.results, measurement.gpu, measurement.cell.figure)
     with _locked(at.locks, measurement.uuid):
-        known = finished(load(path), measurement.cell, measurement.keys, measurement.uuid)
+        known = finished(
+            ledger(path).newest(), measurement.cell, measurement.keys, measurement.uuid
+        )
         if known is not None and not measurement.fresh:
             return known
         record = _measured(measurement, at)

@@ -1,9 +1,15 @@
 import subprocess
 
 import pytest
+from fastapi.testclient import TestClient
 
+from services.api.app import create_app
 from services.driver.processes import pings, redis_command, redis_server
 from services.queue import connect
+from services.runs import Fleet
+from services.settings import load
+from services.store import Store
+from tests.services.fake import Fake
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +33,19 @@ def redis(redis_url):
     with connect(redis_url) as connection:
         connection.flushall()
         yield connection
+
+
+@pytest.fixture
+def fleet(tmp_path, redis):
+    """What an API stands in front of, all of it in a folder of the test's own."""
+    settings = load().model_copy(
+        update={name: tmp_path / name for name in ("state", "store", "results", "recorded")}
+    )
+    executors = {name: Fake(name, tmp_path / "builds") for name in ("fake", "tilus")}
+    return Fleet(settings, Store(settings.store), redis, executors)
+
+
+@pytest.fixture
+def client(fleet):
+    """A client of the API in front of that fleet."""
+    return TestClient(create_app(fleet), raise_server_exceptions=False)

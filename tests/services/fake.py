@@ -64,4 +64,4 @@ def built(log: Path) -> list[str]:
 if __name__ == "__main__":
     url, folder = sys.argv[1], Path(sys.argv[2])
     EXECUTORS["fake"] = Fake("fake", folder)
-    serve(COMPILE, url, burst="burst" in sys.argv[3:])
+    serve(COMPILE, url, *sys.argv[4:6], burst=sys.argv[3:4] == ["burst"])

@@ -12,39 +12,15 @@ from services.messages import RunRequest
 from services.queue import COMPILE, FleetQueue
 from services.records import append, record_path
 from services.runs import Fleet
-from services.settings import load
-from services.store import Store
-from tests.services.fake import Fake, spec
+from tests.services.fake import spec
+from tests.services.problems import assert_problem
 from tests.services.records import record
-
-
-@pytest.fixture
-def fleet(tmp_path, redis):
-    settings = load().model_copy(
-        update={name: tmp_path / name for name in ("state", "store", "results", "recorded")}
-    )
-    executors = {name: Fake(name, tmp_path / "builds") for name in ("fake", "tilus")}
-    return Fleet(settings, Store(settings.store), redis, executors)
-
-
-@pytest.fixture
-def client(fleet):
-    return TestClient(create_app(fleet), raise_server_exceptions=False)
 
 
 def limited(fleet, **changes):
     settings = fleet.settings.model_copy(update=changes)
     app = create_app(Fleet(settings, fleet.store, fleet.connection, fleet.executors))
     return TestClient(app, raise_server_exceptions=False)
-
-
-def assert_problem(answer, status, *words):
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/problem+json"
-    body = answer.json()
-    assert body["status"] == status and body["title"]
-    for word in words:
-        assert word in body["detail"]
 
 
 def test_a_new_kernel_is_accepted_queued_and_found(client, fleet):
@@ -118,11 +94,11 @@ def test_a_job_waits_is_listed_and_can_be_taken_back(client):
     answer = client.post("/v1/jobs", json=body)
     assert answer.status_code == 202
     where = answer.headers["location"]
-    assert client.get(where).json()["status"] == "queued"
+    assert client.get(where).json()["status"] == "waiting"
     assert [job["id"] for job in client.get("/v1/jobs").json()] == [answer.json()["id"]]
-    assert client.delete(where).json()["status"] == "canceled"
+    assert client.delete(where).json()["status"] == "cancelled"
     assert client.get("/v1/jobs").json() == []
-    assert_problem(client.delete(where), 409, "canceled")
+    assert_problem(client.delete(where), 409, "cancelled")
 
 
 def test_a_run_is_its_request(client):

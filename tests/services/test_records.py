@@ -98,12 +98,12 @@ def test_the_newest_of_a_cell_counts_wherever_it_stands():
 
 def test_only_a_good_record_of_the_same_kernels_and_device_is_final():
     done = record(CELL, uuid="GPU-1", candidates=("a" * 64, "b" * 64))
-    assert finished([done], CELL, ["b" * 64, "a" * 64], "GPU-1") == done
-    assert finished([done], CELL, ["a" * 64], "GPU-1") is None
-    assert finished([done], CELL, ["a" * 64, "b" * 64], "GPU-2") is None
-    assert finished([done], OTHER, ["a" * 64, "b" * 64], "GPU-1") is None
+    assert finished(newest([done]), CELL, ["b" * 64, "a" * 64], "GPU-1") == done
+    assert finished(newest([done]), CELL, ["a" * 64], "GPU-1") is None
+    assert finished(newest([done]), CELL, ["a" * 64, "b" * 64], "GPU-2") is None
+    assert finished(newest([done]), OTHER, ["a" * 64, "b" * 64], "GPU-1") is None
     failed = record(CELL, uuid="GPU-1", candidates=("a" * 64, "b" * 64), status="timeout")
-    assert finished([done, failed], CELL, ["a" * 64, "b" * 64], "GPU-1") is None
+    assert finished(newest([done, failed]), CELL, ["a" * 64, "b" * 64], "GPU-1") is None
 
 
 def test_the_kernel_of_a_record_can_be_built_again():

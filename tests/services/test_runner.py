@@ -12,7 +12,7 @@ import pytest
 
 from services.experiments import FIGURES
 from services.messages import Manifest, Measurement
-from services.queue import FleetQueue, measure_queue, submit
+from services.queue import FleetQueue, Piece, measure_queue, standings, submit
 from services.records import load, record_path
 from services.revision import Revision
 from services.runner import child, jobs
@@ -225,17 +225,18 @@ def test_a_runner_takes_jobs_from_the_queue_of_its_gpu(tmp_path, redis_url, redi
     stored(house(tmp_path, []), [good, dies])
     queue = FleetQueue(measure_queue(GPU), redis)
     request = asked([dies, good])
-    job = submit(
+    identity = f"measure-{request.key()}"
+    submit(
         queue,
         "services.runner.jobs.measure",
-        request.model_dump(mode="json"),
-        f"measure-{request.key()}",
+        [Piece(identity, request.model_dump(mode="json"))],
         title="fixture",
         seconds=60,
     )
     worker = [sys.executable, "-m", "tests.services.bench", redis_url, str(tmp_path)]
     subprocess.run(worker, cwd=ROOT, check=True, timeout=60)
-    assert job.latest_result().return_value["status"] == "ok"
+    [standing] = standings(queue, [identity])
+    assert standing.note.state == "done"
     (record,) = load(record_path(tmp_path, GPU, 9))
     assert record.kernel.key == good.key()
     assert record.candidates[0].reason == "it took its process down with SIGABRT"

@@ -7,7 +7,8 @@ from services import runs
 from services.compiler.jobs import build_kernel, check_kernel
 from services.experiments import FIGURES
 from services.messages import KernelSpec, Measurement, RunRequest
-from services.queue import COMPILE, DRAW, FleetQueue, fetch, measure_queue
+from services.notes import Note, waiting, write
+from services.queue import COMPILE, DRAW, FleetJob, FleetQueue, fetch, measure_queue, standings
 from services.records import append, record_path
 from services.runs import BadRequest, Fleet
 from services.settings import load
@@ -99,8 +100,10 @@ def test_a_measurement_waits_for_exactly_its_missing_kernels(fleet):
         keys = Measurement.model_validate(task.message).keys
         assert set(task.after) == {compiles[key].id for key in keys}
     runs.start(plan, fleet)
-    waiting = FleetQueue(measure_queue(GPU), fleet.connection)
-    assert waiting.count == 0 and len(waiting.deferred_job_registry) == len(measures)
+    queue = FleetQueue(measure_queue(GPU), fleet.connection)
+    assert queue.count == 0
+    deferred = fetch(queue, queue.deferred_job_registry.get_job_ids())
+    assert sum(len(job.args[0]) for job in deferred) == len(measures)
 
 
 def test_a_finished_measurement_is_not_repeated_unless_fresh_numbers_are_wanted(fleet):
@@ -135,34 +138,45 @@ def test_a_measurement_that_failed_is_a_failed_point_with_its_reason(fleet):
     assert failure.kind == "measure" and failure.reason.startswith("timeout: ")
 
 
+def compiles(plan):
+    return sum(task.kind in ("compile", "check") for task in plan.tasks)
+
+
 def test_lost_jobs_are_queued_again_and_kept_ones_are_not(fleet):
     plan = runs.plan(RECORDED, fleet)
     runs.start(plan, fleet)
     queue = FleetQueue(COMPILE, fleet.connection)
     before = queue.count
-    lost = plan.tasks[0].id
-    [job] = fetch(fleet.connection, [lost])
+    [standing] = standings(queue, [plan.tasks[0].id])
+    [job] = fetch(queue, [standing.note.batch])
+    lost = {identity for identity, _ in job.args[0]}
     job.delete()
     assert queue.count == before - 1
     runs.resume(plan, fleet)
-    assert queue.count == before and lost in queue.get_job_ids()
+    again = [identity for job in queue.get_jobs() for identity, _ in job.args[0]]
+    assert lost <= set(again) and len(again) == len(set(again)) == compiles(plan)
 
 
 def test_a_waiting_job_whose_reasons_to_wait_are_gone_is_queued(fleet):
     plan = runs.plan(MEASURED, fleet)
     runs.start(plan, fleet)
     measure = next(task for task in plan.tasks if task.kind == "measure")
-    for job in fetch(fleet.connection, measure.after):
-        fleet.connection.hset(job.key, "status", "finished")
+    compiled = [task.id for task in plan.tasks if task.kind == "compile"]
+    for standing in standings(FleetQueue(COMPILE, fleet.connection), compiled):
+        fleet.connection.hset(FleetJob.key_for(standing.note.batch), "status", "finished")
+    for identity in compiled:
+        done = Note(queue=COMPILE, function="f", batch="b", state="done")
+        write(fleet.connection, identity, done)
     runs.resume(plan, fleet)
-    assert measure.id in FleetQueue(measure_queue(GPU), fleet.connection).get_job_ids()
+    batches = FleetQueue(measure_queue(GPU), fleet.connection).get_jobs()
+    assert measure.id in {identity for job in batches for identity, _ in job.args[0]}
 
 
 def test_a_cancelled_run_leaves_the_queue_empty(fleet):
     plan = runs.plan(RECORDED, fleet)
     runs.start(plan, fleet)
     runs.cancel(plan, fleet)
-    assert FleetQueue(COMPILE, fleet.connection).count == 0
+    assert waiting(fleet.connection, COMPILE) == 0
     assert runs.state(plan, fleet).finished
 
 
