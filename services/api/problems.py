@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from services.messages import Problem
-from services.runs import BadRequest
+from services.selection import BadRequest
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
