@@ -1,7 +1,7 @@
 """The figures as data: which cells each one has, in drawing order.
 
-A cell is a bar or a tile: an executor and a workload. Cells of one workload get equal inputs.
-Executors that do not exist yet keep their cells, so that a figure never hides what was not
+A cell is a bar, a tile or a point: an executor and a workload. Cells of one workload get equal
+inputs. Executors that do not exist yet keep their cells, so that a figure never hides what was not
 measured.
 """
 
@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from services.figures import TITLES
-from services.messages import Cell, Workload
+from services.messages import Cell, ModelCell, ModelWorkload, Workload
+from services.models import MODELS, QWEN
 from tilus.dtypes import SMALL_FLOATS
 
-Picture = Literal["bars", "spectrum"]
+Picture = Literal["bars", "spectrum", "lines"]
+Stage = Literal["decode", "prefill"]
 
-BASELINE = "torch-f16"
+BASELINE = "torch-f16"  # cuBLAS; where whole models are run, vLLM in float16
 INTEGER_GROUP = 128
 
 # weight type -> executors
@@ -42,10 +44,28 @@ FLOATS = (
 OTHER_FLOATS = tuple(each.name for each in reversed(SMALL_FLOATS) if each.name not in FLOATS)
 SPECTRUM_SHAPE = {"m": 16, "n": 57344, "k": 8192}
 
+BATCH_TYPES = ("float16", "float6_e3m2", "uint4")
+BATCH_SHAPE = {"n": 57344, "k": 8192}
+PUBLISHED_BATCHES = (1, 4, 8, 16, 2048, 4096, 8192, 12288)
+OTHER_BATCHES = (32, 64, 128, 256, 512, 1024)
+
+MODEL_EXECUTORS: dict[str, tuple[str, ...]] = {
+    "float16": (BASELINE,),
+    "uint8": ("ladder", "tilus"),
+    "uint4": ("ladder", "tilus"),
+    "uint2": ("ladder", "tilus"),
+}
+STEPS: tuple[tuple[Stage, int, int], ...] = (  # stage, batch, tokens
+    ("decode", 1, 2048),
+    ("decode", 16, 2048),
+    ("prefill", 1, 2048),
+)
+HARDWARE_TYPES = ("float16", "uint4")
+
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of the evaluation: its number, what it shows, how, and every cell of it.
+    """One figure of operators: its number, what it shows, how, and every cell of it.
 
     Cells whose weight type is in `aside` are measured and tabled, and not in the picture.
     """
@@ -57,6 +77,16 @@ class Figure:
     aside: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class ModelFigure:
+    """One figure of whole models: its number, what it shows, every cell, of one GPU or of each."""
+
+    number: int
+    title: str
+    cells: tuple[ModelCell, ...]
+    every_gpu: bool = False
+
+
 def plain(b_dtype: str, m: int, n: int, k: int) -> Workload:
     """The problem with one scale a column and no zeros."""
     return Workload(b_dtype=b_dtype, group_size=-1, zeros=False, m=m, n=n, k=k)
@@ -64,16 +94,21 @@ def plain(b_dtype: str, m: int, n: int, k: int) -> Workload:
 
 def workload(b_dtype: str, m: int, n: int, k: int) -> Workload:
     """The problem that figure 9 poses: groups of 128 for integers, zeros for unsigned ones."""
-    if not b_dtype.startswith(("uint", "int")):
+    if not is_integer(b_dtype):
         return plain(b_dtype, m, n, k)
     return Workload(
-        b_dtype=b_dtype,
-        group_size=INTEGER_GROUP,
-        zeros=b_dtype.startswith("uint"),
-        m=m,
-        n=n,
-        k=k,
+        b_dtype=b_dtype, group_size=INTEGER_GROUP, zeros=has_zeros(b_dtype), m=m, n=n, k=k
     )
+
+
+def is_integer(b_dtype: str) -> bool:
+    """Whether weights of that type are scaled by groups."""
+    return b_dtype.startswith(("uint", "int"))
+
+
+def has_zeros(b_dtype: str) -> bool:
+    """Whether weights of that type have zero points."""
+    return b_dtype.startswith("uint")
 
 
 def baseline(cell: Cell) -> Cell:
@@ -84,6 +119,31 @@ def baseline(cell: Cell) -> Cell:
         executor=BASELINE,
         workload=plain("float16", shape.m, shape.n, shape.k),
     )
+
+
+def linear_workloads(step: ModelWorkload) -> list[tuple[int, Workload]]:
+    """The products with weights in a step of a model, each with how often it is run.
+
+    Decoding multiplies one row a request, prefill one row a token. Attention, norms, embeddings
+    and the last layer are not among them: their sum is a lower bound of the step, not its time.
+    """
+    model = MODELS[step.model]
+    m = step.batch if step.stage == "decode" else step.tokens
+    return [
+        (
+            model.blocks,
+            Workload(
+                a_dtype=step.a_dtype,
+                b_dtype=step.b_dtype,
+                group_size=step.group_size,
+                zeros=step.zeros,
+                m=m,
+                n=linear.n,
+                k=linear.k,
+            ),
+        )
+        for linear in model.linears
+    ]
 
 
 def _operators() -> tuple[Cell, ...]:
@@ -104,7 +164,45 @@ def _spectrum() -> tuple[Cell, ...]:
     )
 
 
+def _batches() -> tuple[Cell, ...]:
+    return tuple(
+        Cell(figure=13, executor=executor, workload=workload(b_dtype, m, **BATCH_SHAPE))
+        for m in sorted(PUBLISHED_BATCHES + OTHER_BATCHES)
+        for b_dtype in BATCH_TYPES
+        for executor in OPERATORS[b_dtype]
+    )
+
+
+def _models(
+    figure: int, names: tuple[str, ...], b_dtypes: tuple[str, ...]
+) -> tuple[ModelCell, ...]:
+    return tuple(
+        ModelCell(
+            figure=figure,
+            executor=executor,
+            workload=ModelWorkload(
+                model=name,
+                stage=stage,
+                batch=batch,
+                tokens=tokens,
+                b_dtype=b_dtype,
+                group_size=INTEGER_GROUP if is_integer(b_dtype) else -1,
+                zeros=has_zeros(b_dtype),
+            ),
+        )
+        for name in names
+        for stage, batch, tokens in STEPS
+        for b_dtype in b_dtypes
+        for executor in MODEL_EXECUTORS[b_dtype]
+    )
+
+
 FIGURES: dict[int, Figure] = {
     9: Figure(9, TITLES[9], "bars", _operators()),
     10: Figure(10, TITLES[10], "spectrum", _spectrum(), aside=frozenset(OTHER_FLOATS)),
+    13: Figure(13, TITLES[13], "lines", _batches()),
+}
+MODEL_FIGURES: dict[int, ModelFigure] = {
+    11: ModelFigure(11, TITLES[11], _models(11, tuple(MODELS), tuple(MODEL_EXECUTORS))),
+    12: ModelFigure(12, TITLES[12], _models(12, (QWEN.name,), HARDWARE_TYPES), every_gpu=True),
 }

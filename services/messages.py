@@ -47,12 +47,44 @@ class Workload(Message):
     k: int
 
 
+class ModelWorkload(Message):
+    """One step of a language model whose linear layers have weights in b_dtype.
+
+    `tokens` are those of all requests of the batch together: their context in decode, their
+    prompts in prefill. Embeddings and the last layer stay float16.
+    """
+
+    model: str
+    stage: Literal["decode", "prefill"]
+    batch: int
+    tokens: int
+    a_dtype: str = "float16"
+    b_dtype: str
+    group_size: int
+    zeros: bool
+
+
 class Cell(Message):
     """One bar of a figure: a workload on an executor."""
 
     figure: int
     executor: str
     workload: Workload
+
+
+class ModelCell(Message):
+    """One bar of a figure of whole models."""
+
+    figure: int
+    executor: str
+    workload: ModelWorkload
+
+
+class Reference(Data):
+    """Numbers from elsewhere to draw beside ours: a table as text, and the name of its file."""
+
+    source: str = Field(max_length=200)
+    text: str = Field(max_length=1 << 18)
 
 
 class KernelSpec(Message):
@@ -93,6 +125,7 @@ class RunRequest(Message):
     dtypes: tuple[str, ...] | None = None
     group_size: int | None = None
     fresh: str = Field(default="", pattern=r"^[A-Za-z0-9-]*$", max_length=64)
+    reference: Reference | None = None
 
 
 class Measurement(Message):
@@ -110,7 +143,10 @@ class Measurement(Message):
 
 
 class Drawing(Message):
-    """What a plotter draws: a figure from the records of one GPU, by its folder name."""
+    """What a plotter draws: a figure from the records of one GPU, by its folder name.
+
+    No name stands for every GPU that has records.
+    """
 
     figure: int
     gpu: str
@@ -118,6 +154,7 @@ class Drawing(Message):
     executors: tuple[str, ...] | None = None
     dtypes: tuple[str, ...] | None = None
     group_size: int | None = None
+    reference: Reference | None = None
 
 
 TaskKind = Literal["compile", "check", "measure", "draw"]
@@ -144,7 +181,7 @@ class Task(Data):
 
 
 class Plan(Data):
-    """A run written down: its tasks in order, and how many cells nothing is known of.
+    """A run written down: its tasks in order, and by executor the cells nothing is known of.
 
     `changed` counts the recorded kernels that this code no longer makes as they were measured.
     """
@@ -153,7 +190,7 @@ class Plan(Data):
     request: RunRequest
     created_at: AwareDatetime
     tasks: tuple[Task, ...]
-    absent: int = 0
+    missing: dict[str, int] = {}
     changed: int = 0
 
 
@@ -174,7 +211,7 @@ class RunState(Data):
     finished: bool
     counts: dict[TaskKind, dict[TaskState, int]]
     failures: tuple[Failure, ...] = ()
-    absent: int = 0
+    missing: dict[str, int] = {}
     changed: int = 0
     largest_error: float | None = None
     check_seconds: float = 0.0

@@ -4,18 +4,22 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from services.messages import Cell, KernelSpec, Workload
+from services.messages import Cell, KernelSpec, ModelCell, ModelWorkload, Workload
 
 Status = Literal["ok", "unsupported", "oom", "wrong", "failed", "timeout"]
 Parameters = dict[str, int | bool | str]
+FIXTURE = "Fixture"  # a device whose name begins so does not exist: its numbers are made up
+
+Line = TypeVar("Line", bound="_Measured")
+Place = TypeVar("Place")
 
 
 class RecordError(ValueError):
@@ -41,6 +45,11 @@ class Gpu(_Row):
     power_w: float | None = None
     throttled: bool | None = None
 
+    @property
+    def fixture(self) -> bool:
+        """Whether the device is a test's invention."""
+        return self.name.startswith(FIXTURE)
+
 
 class Kernel(_Row):
     """The kernel that was timed: `parameters` state the problem, `schedule` is tuning's."""
@@ -64,8 +73,11 @@ class Candidate(_Row):
     relative_error: float | None = None
 
 
-class Record(_Row):
-    """One measured cell; times in ms, `bytes` is what must move, the weight is [k, n]."""
+class _Measured(_Row):
+    """What every record says: who, on weights of what type, how it ended, where and when.
+
+    Times are in ms.
+    """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     figure: int
@@ -74,9 +86,6 @@ class Record(_Row):
     b_dtype: str
     group_size: int
     zeros: bool
-    m: int
-    n: int
-    k: int
     status: Status
     reason: str | None = None
     latency_ms: float | None = None
@@ -84,15 +93,7 @@ class Record(_Row):
     p10_ms: float | None = None
     p90_ms: float | None = None
     samples_ms: tuple[float, ...] = ()
-    graph_latency_ms: float | None = None
-    bytes: int
-    floor_ms: float | None = None
-    floor_ratio: float | None = None
-    relative_error: float | None = None
-    inputs_sha256: str | None = None
     gpu: Gpu
-    kernel: Kernel | None = None
-    candidates: tuple[Candidate, ...] = ()
     versions: dict[str, str] = {}
     commit: str
     dirty: bool
@@ -105,6 +106,26 @@ class Record(_Row):
         if self.status != "ok" and (self.latency_ms is not None or not self.reason):
             raise ValueError(f"a record with status {self.status} has a reason and no latency")
         return self
+
+    def line(self) -> str:
+        """The record as one line of JSON, without its newline."""
+        return self.model_dump_json(by_alias=True)
+
+
+class Record(_Measured):
+    """One measured product; `bytes` is what must move, the weight is [k, n]."""
+
+    m: int
+    n: int
+    k: int
+    graph_latency_ms: float | None = None
+    bytes: int
+    floor_ms: float | None = None
+    floor_ratio: float | None = None
+    relative_error: float | None = None
+    inputs_sha256: str | None = None
+    kernel: Kernel | None = None
+    candidates: tuple[Candidate, ...] = ()
 
     @property
     def cell(self) -> Cell:
@@ -135,9 +156,34 @@ class Record(_Row):
             arch=self.kernel.arch,
         )
 
-    def line(self) -> str:
-        """The record as one line of JSON, without its newline."""
-        return self.model_dump_json(by_alias=True)
+
+class ModelRecord(_Measured):
+    """One measured step of a whole model; `engine` is what ran it, `tokens` are the batch's."""
+
+    model: str
+    engine: str
+    stage: Literal["decode", "prefill"]
+    batch: int
+    tokens: int
+    memory_gb: float | None = None
+
+    @property
+    def cell(self) -> ModelCell:
+        """The cell of a figure that this record fills."""
+        return ModelCell(
+            figure=self.figure,
+            executor=self.executor,
+            workload=ModelWorkload(
+                model=self.model,
+                stage=self.stage,
+                batch=self.batch,
+                tokens=self.tokens,
+                a_dtype=self.a_dtype,
+                b_dtype=self.b_dtype,
+                group_size=self.group_size,
+                zeros=self.zeros,
+            ),
+        )
 
 
 def gpu_folder(name: str) -> str:
@@ -150,7 +196,12 @@ def record_path(root: Path, gpu: str, figure: int) -> Path:
     return root / gpu_folder(gpu) / f"figure{figure}.jsonl"
 
 
-def append(path: Path, record: Record) -> None:
+def record_paths(root: Path, figure: int) -> list[Path]:
+    """The files with records of `figure` under `root`, one a GPU, by its folder's name."""
+    return sorted(root.glob(f"*/figure{figure}.jsonl"))
+
+
+def append(path: Path, record: Record | ModelRecord) -> None:
     """Add `record` to the file for good: whole or not at all, after the lines that are there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
@@ -182,20 +233,29 @@ def _sync_folder(folder: Path) -> None:
 
 def load(path: Path) -> list[Record]:
     """Every record of a file, oldest first; a last line with no newline was never written."""
+    return _load(path, Record)
+
+
+def load_models(path: Path) -> list[ModelRecord]:
+    """Every record of a file of whole models, likewise."""
+    return _load(path, ModelRecord)
+
+
+def _load(path: Path, kind: type[Line]) -> list[Line]:
     if not path.exists():
         return []
     *lines, _torn = path.read_bytes().split(b"\n")
-    return _parsed(path, lines, 0)
+    return _parsed(path, lines, 0, kind)
 
 
-def _parsed(path: Path, lines: Iterable[bytes], before: int) -> list[Record]:
+def _parsed(path: Path, lines: Iterable[bytes], before: int, kind: type[Line]) -> list[Line]:
     numbered = enumerate(lines, before + 1)
-    return [_parse(path, number, line) for number, line in numbered if line.strip()]
+    return [_parse(path, number, line, kind) for number, line in numbered if line.strip()]
 
 
-def _parse(path: Path, number: int, line: bytes) -> Record:
+def _parse(path: Path, number: int, line: bytes, kind: type[Line]) -> Line:
     try:
-        return Record.model_validate(json.loads(line))
+        return kind.model_validate(json.loads(line))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}:{number}: not JSON ({error}): remove the line") from error
     except ValidationError as error:
@@ -208,9 +268,20 @@ def _parse(path: Path, number: int, line: bytes) -> Record:
 
 def newest(records: Iterable[Record]) -> dict[Cell, Record]:
     """The record that counts for each cell: the latest `measured_at`, then the last written."""
-    latest: dict[Cell, Record] = {}
+    return _newest(records, lambda record: record.cell)
+
+
+def newest_models(records: Iterable[ModelRecord]) -> dict[tuple[str, ModelCell], ModelRecord]:
+    """The record that counts for each cell on each GPU, by the name of its folder."""
+    return _newest(records, lambda record: (gpu_folder(record.gpu.name), record.cell))
+
+
+def _newest(records: Iterable[Line], place: Callable[[Line], Place]) -> dict[Place, Line]:
+    latest: dict[Place, Line] = {}
     for record in records:
-        _count(latest, record)
+        known = latest.get(place(record))
+        if known is None or record.measured_at >= known.measured_at:
+            latest[place(record)] = record
     return latest
 
 
@@ -238,7 +309,7 @@ class Ledger:
                     self._forget(status.st_ino)
                 file.seek(self._bytes)
                 *lines, _torn = file.read().split(b"\n")
-            for record in _parsed(self._path, lines, self._lines):
+            for record in _parsed(self._path, lines, self._lines, Record):
                 _count(self._newest, record)
             self._bytes += sum(len(line) + 1 for line in lines)
             self._lines += len(lines)

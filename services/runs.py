@@ -20,8 +20,7 @@ from redis import Redis
 import tilus
 from services import queue
 from services.executors.base import Executor, ExecutorError
-from services.experiments import BASELINE, FIGURES
-from services.figures import refusal
+from services.experiments import MODEL_FIGURES
 from services.messages import (
     Cause,
     Cell,
@@ -47,7 +46,17 @@ from services.queue import (
     standings,
     submit,
 )
-from services.records import Record, finished, ledger, record_path
+from services.records import (
+    Record,
+    finished,
+    ledger,
+    load_models,
+    newest_models,
+    record_path,
+    record_paths,
+)
+from services.reference import check_reference
+from services.selection import BadRequest, no_records, selected, selected_models
 from services.settings import Settings
 from services.signing import serializer
 from services.store import Store, check_key, write_atomic
@@ -64,10 +73,6 @@ FUNCTION: dict[TaskKind, Function] = {
 UNFINISHED: frozenset[TaskState] = frozenset({"waiting", "running"})
 # How many pieces of work a batch has at most, and into how many batches each worker's part goes.
 BATCH, SHARES = 32, 4
-
-
-class BadRequest(ValueError):
-    """A run that cannot be: says what was asked, what there is, what to do."""
 
 
 @dataclass(frozen=True)
@@ -102,59 +107,39 @@ class Work(NamedTuple):
     """The tasks of a run but for its drawing, and what is to be said about its cells."""
 
     tasks: list[Task]
-    absent: int
+    missing: dict[str, int]
     changed: int = 0
-
-
-def selected(request: RunRequest | Drawing) -> tuple[Cell, ...]:
-    """The cells that a request asks for, always with the baseline; BadRequest if there are none."""
-    why = refusal(request.figure)
-    if why is not None:
-        raise BadRequest(why)
-    cells = FIGURES[request.figure].cells
-    known = {cell.executor for cell in cells}
-    executors = known if request.executors is None else set(request.executors)
-    if not executors <= known:
-        raise BadRequest(
-            f"figure {request.figure} has no executor {_listed(executors - known)}: "
-            f"choose from {_listed(known)}"
-        )
-    dtypes = _dtypes(request, {cell.workload.b_dtype for cell in cells})
-    return tuple(
-        _regrouped(cell, request.group_size)
-        for cell in cells
-        if cell.executor == BASELINE
-        or (cell.executor in executors and cell.workload.b_dtype in dtypes)
-    )
 
 
 def recorded_gpus(root: Path, figure: int) -> list[str]:
     """The folder names of the GPUs that have records of a figure, the reference GPU first."""
-    found = [path.parent.name for path in root.glob(f"*/figure{figure}.jsonl")]
+    found = [path.parent.name for path in record_paths(root, figure)]
     return sorted(found, key=lambda name: (name != RECORDED_ON, name))
 
 
 def plan(request: RunRequest, fleet: Fleet, now: datetime | None = None) -> Plan:
     """The tasks of a run, those marked whose results are there; BadRequest if it cannot be."""
-    cells = selected(request)
+    check_reference(request)
+    gpus = recorded_gpus(fleet.settings.recorded, request.figure)
+    gpu = request.gpu or (gpus or [RECORDED_ON])[0]
     created_at = now or datetime.now(UTC)
     match request.mode:
+        case _ if request.figure in MODEL_FIGURES:
+            gpu = request.gpu if MODEL_FIGURES[request.figure].every_gpu else gpu
+            work = _of_models(request, gpu, fleet)
         case "recorded":
-            gpus = recorded_gpus(fleet.settings.recorded, request.figure)
-            gpu = request.gpu or (gpus or [RECORDED_ON])[0]
-            work = _recorded(request, gpu, cells, fleet)
+            work = _recorded(request, gpu, selected(request), fleet)
         case "measured":
-            gpu = request.gpu
-            if not gpu:
+            if not request.gpu:
                 raise BadRequest("a measured run needs the name of its GPU")
-            work = _measured(request, cells, fleet)
+            work = _measured(request, selected(request), fleet)
     waits = tuple(task.id for task in work.tasks if not task.stored and task.kind != "compile")
     return Plan(
         id=request.key()[:16],
         request=request,
         created_at=created_at,
         tasks=(*work.tasks, _drawing(request, gpu, waits)),
-        absent=work.absent,
+        missing=work.missing,
         changed=work.changed,
     )
 
@@ -212,7 +197,7 @@ def state(plan: Plan, fleet: Fleet) -> RunState:
             for t, f in findings
             if f.state == "failed"
         ),
-        absent=plan.absent,
+        missing=plan.missing,
         changed=plan.changed,
         largest_error=max(errors, default=None),
         check_seconds=sum(f.seconds for _, f in findings),
@@ -270,36 +255,21 @@ def queue_tasks(tasks: Sequence[Task], gpu: str, fleet: Fleet) -> None:
             )
 
 
-def _listed(names: Iterable[object]) -> str:
-    return ", ".join(str(name) for name in sorted(names, key=str))
-
-
-def _dtypes(request: RunRequest | Drawing, known: set[str]) -> set[str]:
-    if request.dtypes is None:
-        return known
-    try:
-        asked = {tilus.dtype(name).name for name in request.dtypes}
-    except tilus.TilusError as error:
-        raise BadRequest(str(error)) from None
-    if not asked <= known:
-        raise BadRequest(
-            f"figure {request.figure} has no {_listed(asked - known)}: choose from {_listed(known)}"
-        )
-    return asked
-
-
-def _regrouped(cell: Cell, group_size: int | None) -> Cell:
-    workload = cell.workload
-    if group_size is None or not workload.b_dtype.startswith(("uint", "int")):
-        return cell
-    if group_size != -1 and (group_size < 1 or workload.k % group_size):
-        raise BadRequest(
-            f"a group size of {group_size} does not divide k = {workload.k}: "
-            "take a divisor of it, or -1 for one group"
-        )
-    return cell.model_copy(
-        update={"workload": workload.model_copy(update={"group_size": group_size})}
+def _of_models(request: RunRequest, gpu: str, fleet: Fleet) -> Work:
+    """Nothing to do but to draw what is recorded, of one GPU or, where none is named, of all."""
+    cells = selected_models(request)
+    root = fleet.settings.recorded
+    why = no_records(request.figure, root)
+    if why is not None or request.mode == "measured":
+        raise BadRequest(why or f"figure {request.figure} can only be drawn from records")
+    records = newest_models(
+        record
+        for name in ([gpu] if gpu else recorded_gpus(root, request.figure))
+        for record in load_models(record_path(root, name, request.figure))
     )
+    gpus = {name for name, _ in records} or {gpu}
+    missing = Counter(c.executor for g in gpus for c in cells if (g, c) not in records)
+    return Work([], missing)
 
 
 def _recorded(request: RunRequest, gpu: str, cells: Iterable[Cell], fleet: Fleet) -> Work:
@@ -321,7 +291,7 @@ def _recorded(request: RunRequest, gpu: str, cells: Iterable[Cell], fleet: Fleet
     return Work(
         [compile_task(key, spec, fleet.store) for key, spec in specs.items()]
         + [check_task(key, spec, fleet.store) for key, spec in specs.items()],
-        absent=sum(cell not in records for cell in cells),
+        missing=Counter(cell.executor for cell in cells if cell not in records),
         changed=len(changed),
     )
 
@@ -343,11 +313,11 @@ def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> Work:
     records = ledger(record_path(fleet.settings.results, request.gpu, request.figure)).newest()
     compiles: dict[str, Task] = {}
     measures: list[Task] = []
-    absent = 0
+    unmeasured: Counter[str] = Counter()
     for cell in cells:
         executor = fleet.executors.get(cell.executor)
         if executor is None or executor.refusal(cell.workload) is not None:
-            absent += 1
+            unmeasured[cell.executor] += 1
             continue
         specs = executor.candidates(cell.workload, request.arch)
         keys = [executor.key(spec) for spec in specs]
@@ -357,7 +327,7 @@ def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> Work:
                 compiles[key] = compile_task(key, spec, fleet.store)
         missing = tuple(compiles[k].id for k in keys if done is None and not compiles[k].stored)
         measures.append(_measure(request, cell, specs, keys, missing, stored=done is not None))
-    return Work([*compiles.values(), *measures], absent)
+    return Work([*compiles.values(), *measures], unmeasured)
 
 
 def _title(spec: KernelSpec) -> str:
@@ -403,6 +373,7 @@ def _drawing(request: RunRequest, gpu: str, after: tuple[str, ...]) -> Task:
         executors=request.executors,
         dtypes=request.dtypes,
         group_size=request.group_size,
+        reference=request.reference,
     )
     key = drawing.key()
     return Task(

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
         default=len(os.sched_getaffinity(0)), ge=1, description="compile workers, local mode"
     )
     job_seconds: int = Field(default=300, ge=1, description="limit of one compile or check")
-    measure_seconds: int = Field(default=600, ge=1, description="limit of one measurement")
+    measure_seconds: int = Field(default=1800, ge=1, description="limit of one measurement")
     queue_limit: int = Field(default=10_000, ge=1, description="jobs waiting before 429")
     body_limit: int = Field(default=1 << 20, ge=1, description="bytes of a request before 413")
     api_port: int = Field(default=0, ge=0, le=65535, description="0: any free port")

@@ -14,8 +14,9 @@ COMPILER = (
 )
 SHARED = (
     "tilus pydantic services.messages services.settings services.revision services.store "
-    "services.queue services.notes services.signing services.gpu services.figures "
-    "services.experiments services.records services.executors services.runs redis rq"
+    "services.queue services.notes services.signing services.gpu services.figures services.models "
+    "services.experiments services.records services.selection services.reference "
+    "services.executors services.runs redis rq"
 )
 MAY_IMPORT = {
     "tilus.errors": "",
@@ -50,8 +51,15 @@ MAY_IMPORT = {
     "services.queue": "pydantic redis rq services.messages services.notes services.signing",
     "services.gpu": "",
     "services.figures": "",
-    "services.experiments": "tilus services.figures services.messages",
+    "services.models": "",
+    "services.experiments": "tilus services.figures services.messages services.models",
     "services.records": "pydantic services.messages",
+    "services.selection": (
+        "tilus services.figures services.messages services.experiments services.records"
+    ),
+    "services.reference": (
+        "services.messages services.models services.experiments services.records services.selection"
+    ),
     "services.executors": "tilus numpy services.messages torch triton",
     "services.runs": SHARED,
     "services.compiler": SHARED,

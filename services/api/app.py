@@ -15,8 +15,9 @@ from services import notes, runs
 from services.api import jobs, kernels, metrics, problems
 from services.api import runs as run_routes
 from services.api.problems import problem
+from services.experiments import MODEL_FIGURES
 from services.queue import COMPILE, alive
-from services.records import Record, load
+from services.records import ModelRecord, Record, load, load_models, record_paths
 from services.runs import Fleet
 
 RESUME_SECONDS = 10.0
@@ -46,15 +47,18 @@ def create_app(fleet: Fleet) -> FastAPI:
     app.include_router(run_routes.router(fleet, watched, asked))
 
     @app.get("/v1/results", tags=["results"])
-    def results(figure: Annotated[int, Query(ge=1, le=99)], gpu: str | None = None) -> list[Record]:
+    def results(
+        figure: Annotated[int, Query(ge=1, le=99)], gpu: str | None = None
+    ) -> list[Record | ModelRecord]:
         """Every record of a figure, that of one GPU or of all."""
+        read = load_models if figure in MODEL_FIGURES else load
         paths = sorted(
             path
             for root in (fleet.settings.recorded, fleet.settings.results)
-            for path in root.glob(f"*/figure{figure}.jsonl")
+            for path in record_paths(root, figure)
             if gpu is None or path.parent.name == gpu
         )
-        return [record for path in paths for record in load(path)]
+        return [record for path in paths for record in read(path)]
 
     @app.get("/healthz", tags=["health"])
     def healthy() -> dict[str, str]:

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from services.messages import Problem
-from services.runs import BadRequest
+from services.selection import BadRequest
 
 MEDIA = "application/problem+json"
 

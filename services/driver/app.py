@@ -13,17 +13,18 @@ from typing import NamedTuple
 import httpx
 from rich.console import Console
 
-from services import runs
 from services.driver import compose
 from services.driver.options import Mode, Options, parse
 from services.driver.processes import CannotStart, Household, local_fleet, locked
 from services.driver.progress import display
-from services.experiments import FIGURES
+from services.experiments import MODEL_FIGURES
+from services.figures import TITLES
 from services.gpu import Device, devices
 from services.messages import Failure, RunRequest, RunState
 from services.records import gpu_folder
+from services.reference import check_reference, from_file
 from services.revision import revision
-from services.runs import BadRequest
+from services.selection import BadRequest, check, fitted, no_records
 from services.settings import Settings, load
 
 OK, FAILED, USAGE, ENVIRONMENT = 0, 1, 2, 3
@@ -69,10 +70,7 @@ def _main(options: Options, console: Console) -> int:
     settings = load()
     settings = settings.model_copy(update={"commit": revision(settings.commit).commit})
     session = _session(options, settings, console)
-    figures = [options.figure] if options.figure is not None else sorted(FIGURES)
-    requests = [_request(number, session) for number in figures]
-    for request in requests:
-        runs.selected(request)
+    requests = [_one(options.figure, session)] if options.figure is not None else _all(session)
     if session.device is None and options.mode == "auto":
         console.print("no GPU here: times come from the records that came with the project")
     with locked(settings.state):
@@ -115,16 +113,49 @@ def _device(asked: str | None, present: list[Device]) -> Device | None:
     raise BadRequest(f"there is no device {asked}: this machine has {there or 'no GPU'}")
 
 
+def _one(figure: int, session: Session) -> RunRequest:
+    """The request of a figure; BadRequest or CannotStart where nothing can come of it."""
+    request = _request(figure, session)
+    check(request)
+    check_reference(request)
+    return _drawable(request, session)
+
+
+def _all(session: Session) -> list[RunRequest]:
+    """The requests of every figure that has what is asked for; the others are left out, aloud."""
+    requests, left = [], []
+    for figure in sorted(TITLES):
+        try:
+            requests.append(_drawable(fitted(_request(figure, session)), session))
+        except (BadRequest, CannotStart) as error:
+            left.append(error)
+    if not requests:
+        raise left[0]
+    for reason in left:
+        session.console.print(f"left out: {reason}", markup=False, highlight=False)
+    return requests
+
+
+def _drawable(request: RunRequest, session: Session) -> RunRequest:
+    """The request; CannotStart if it needs records, and there are none."""
+    why = no_records(request.figure, session.settings.recorded)
+    if request.mode == "recorded" and why is not None:
+        raise CannotStart(why)
+    return request
+
+
 def _request(figure: int, session: Session) -> RunRequest:
     options, device = session.options, session.device
     fresh = str(time.time_ns()) if options.fresh else ""
+    reference = None if options.reference is None else from_file(options.reference)
     common = {
         "figure": figure,
         "executors": options.executors,
         "dtypes": options.dtypes,
         "group_size": options.group_size,
+        "reference": reference,
     }
-    if device is None:
+    if device is None or figure in MODEL_FIGURES:
         return RunRequest.model_validate({**common, "mode": "recorded"})
     measured = {
         "mode": "measured",
@@ -222,10 +253,12 @@ def _sentences(outcome: Outcome) -> list[str]:
     state = outcome.state
     compiled, checked = state.counts.get("compile", {}), state.counts.get("check", {})
     measured = state.counts.get("measure", {})
-    lines = [
-        f"{compiled.get('done', 0)} kernels compiled for {state.request.arch}, "
-        f"{compiled.get('stored', 0)} from the store"
-    ]
+    lines = []
+    if compiled:
+        lines.append(
+            f"{compiled.get('done', 0)} kernels compiled for {state.request.arch}, "
+            f"{compiled.get('stored', 0)} from the store"
+        )
     error = "" if state.largest_error is None else f", largest error {state.largest_error:.1e}"
     if checked:
         lines.append(
@@ -237,8 +270,11 @@ def _sentences(outcome: Outcome) -> list[str]:
             f"{measured.get('done', 0)} cells measured, {measured.get('stored', 0)} were before"
             f"{error}"
         )
-    if state.absent:
-        lines.append(f"{state.absent} cells have no number: they are drawn as n/a")
+    if state.missing:
+        cells = ", ".join(f"{name} {count}" for name, count in sorted(state.missing.items()))
+        lines.append(
+            f"{sum(state.missing.values())} cells have no number and are marked n/a: {cells}"
+        )
     if state.changed:
         lines.append(
             f"{state.changed} recorded kernels are no longer what this code makes: measure again"

@@ -12,7 +12,7 @@ MODES = ("auto", "compose", "local", "recorded")
 GUIDE = """\
 Draw the figures of the evaluation, or run the tests.
 
-  bash run.sh                      every figure there is so far
+  bash run.sh                      every figure that can be drawn here
   bash run.sh --figure 9           one figure: measured on a GPU, from shipped records without one
   bash run.sh test [pytest args]   the tests
   bash run.sh wheels DIR           fill DIR with wheels for a machine without a network
@@ -41,6 +41,7 @@ class Options(NamedTuple):
     no_cache: bool
     json: bool
     open: bool
+    reference: Path | None
     wheels: Path | None
 
 
@@ -69,6 +70,7 @@ def parser() -> Parser:
     add("--dtypes", type=_names, metavar="u4,f6e3m2", help="only these weight types")
     add("--group-size", type=int, metavar="G", help="weights per scale along k; -1: all of them")
     add("--fresh", action="store_true", help="measure again what was measured")
+    add("--reference", type=Path, metavar="FILE.csv", help="other numbers to draw beside these")
     add("--json", action="store_true", help="the summary as JSON on standard output")
     add("--open", action="store_true", help="open the figure at the end")
     add("--wheels", type=Path, metavar="DIR", help="install from this folder, not from a network")
@@ -82,6 +84,10 @@ def parse(arguments: list[str]) -> Options:
     why = None if given.figure is None else refusal(given.figure)
     if why is not None:
         made.error(why)
+    if given.reference is not None and given.figure is None:
+        made.error("--reference is the numbers of one figure: say which with --figure")
+    if given.reference is not None and not given.reference.is_file():
+        made.error(f"there is no file {given.reference} with numbers to draw beside ours")
     if given.wheels is not None and not given.wheels.is_dir():
         made.error(f"there is no folder {given.wheels} with wheels")
     return given

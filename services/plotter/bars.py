@@ -6,27 +6,19 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 import tilus
-from services.experiments import BASELINE
-from services.plotter.page import ALARM, FAINT, INK, Words, page
-from services.plotter.rows import NONE, Row
+from services.plotter import looks
+from services.plotter.page import ALARM, FAINT, INK, MUTED, Words, page
+from services.plotter.rows import Row
+from services.plotter.tables import NONE
 
-# Okabe and Ito's colours: told apart with any colour vision, and by lightness in grey
-COLORS = {
-    BASELINE: "#8A8A8A",
-    "triton": "#E69F00",
-    "ladder": "#009E73",
-    "quant-llm": "#CC79A7",
-    "marlin": "#56B4E9",
-    "tilus": "#0072B2",
-}
-OTHER_COLOR = "#4D4D4D"
-LABELS = {BASELINE: "cuBLAS f16"}
-DARK = {"tilus", "ladder"}  # white text reads on these
+WIDE = 0.9  # a bar
+OURS, THEIRS = 0.58, 0.32  # the parts of it where another's stands beside ours
 GROUP_GAP, CLUSTER_GAP = 0.55, 1.2  # in bar widths
 
 
@@ -41,28 +33,29 @@ class Bar:
 def draw(table: Sequence[Row], words: Words) -> Figure:
     """The panels one below the other, on one scale."""
     panels = [(m, list(found)) for m, found in groupby(table, lambda row: row.cell.workload.m)]
-    height = 1.6 + 3.1 * max(1, len(panels))
+    height = 1.85 + 3.1 * max(1, len(panels))
     figure = page(height, words)
-    figure.subplots_adjust(0.045, 0.85 / height, 0.992, 1 - 1.0 / height, hspace=0.36)
+    figure.subplots_adjust(0.052, 0.85 / height, 0.992, 1 - 1.25 / height, hspace=0.36)
     axes = figure.subplots(max(1, len(panels)), 1, squeeze=False)[:, 0]
     for axis, (m, found) in zip(axes, panels, strict=False):
         _scale(axis, table)
         _panel(axis, m, found)
-    _legend(figure, table, 1 - 0.52 / height)
+    _legend(figure, table, 1 - 0.64 / height, words.reference)
     return figure
 
 
-def _legend(figure: Figure, table: Sequence[Row], top: float) -> None:
+def _legend(figure: Figure, table: Sequence[Row], top: float, reference: str) -> None:
     executors = dict.fromkeys(row.cell.executor for row in table)
     handles: list[Patch | Line2D] = [
-        Patch(color=COLORS.get(name, OTHER_COLOR), label=LABELS.get(name, name))
-        for name in executors
+        filled(name, looks.PRODUCTS.get(name, name)) for name in executors
     ]
+    if reference:
+        handles.append(hatched(reference))
     handles.append(Line2D([], [], color=INK, linewidth=1.4, label="plain read of the same bytes"))
     figure.legend(
         handles=handles,
-        loc="lower right",
-        bbox_to_anchor=(0.992, top - 0.005),
+        loc="upper left",
+        bbox_to_anchor=(0.051, top),
         ncols=len(handles),
         frameon=False,
         handlelength=1.2,
@@ -70,6 +63,17 @@ def _legend(figure: Figure, table: Sequence[Row], top: float) -> None:
         borderaxespad=0,
         borderpad=0,
     )
+
+
+def filled(executor: str, label: str) -> Patch:
+    """What stands for an executor's bars."""
+    face = looks.color(executor)
+    return Patch(facecolor=face, edgecolor=INK, linewidth=looks.EDGE, label=label)
+
+
+def hatched(label: str) -> Patch:
+    """What stands for bars that are not ours."""
+    return Patch(facecolor="white", edgecolor=INK, hatch=looks.HATCH, linewidth=0.6, label=label)
 
 
 def _panel(axis: Axes, m: int, table: Sequence[Row]) -> None:
@@ -92,7 +96,8 @@ def _panel(axis: Axes, m: int, table: Sequence[Row]) -> None:
 
 def _scale(axis: Axes, table: Sequence[Row]) -> None:
     """Ratios are drawn by their logarithm: twice as fast is as far above 1 as half is below."""
-    heights = [row.speedup for row in table if row.speedup is not None]
+    drawn = [speed for row in table for speed in (row.speedup, row.reference_speedup)]
+    heights = [speed for speed in drawn if speed is not None]
     floors = [floor for row in table if (floor := _floor(row)) is not None]
     bottom = 2.0 ** min(-1, math.floor(math.log2(min([*heights, 1.0]))) - 1)
     top = max([*heights, *floors, 2.0]) * 1.15
@@ -116,15 +121,42 @@ def _clusters(table: Sequence[Row]) -> Iterator[list[list[Bar]]]:
 
 
 def _bar(axis: Axes, bar: Bar) -> None:
-    executor, height = bar.row.cell.executor, bar.row.speedup
+    at, width, height = bar.at, WIDE, bar.row.speedup
+    bottom, _ = axis.get_ylim()
+    if bar.row.reference_speedup is not None:
+        _reference(axis, bar.at, bar.row.reference_speedup, bottom)
+        at, width = bar.at - THEIRS / 2, OURS
     if height is None:
         absent = bar.row.status in (NONE, "ok")
-        _word(axis, bar.at, NONE if absent else bar.row.status, FAINT if absent else ALARM)
+        _word(axis, at, NONE if absent else bar.row.status, MUTED if absent else ALARM)
         return
-    bottom, _ = axis.get_ylim()
-    color = COLORS.get(executor, OTHER_COLOR)
-    axis.bar(bar.at, height - bottom, width=0.9, bottom=bottom, color=color, zorder=2)
-    _word(axis, bar.at, f"{height:.2f}", "white" if executor in DARK else INK)
+    color = looks.color(bar.row.cell.executor)
+    axis.bar(
+        at,
+        height - bottom,
+        width=width,
+        bottom=bottom,
+        facecolor=color,
+        edgecolor=INK,
+        linewidth=looks.EDGE,
+        zorder=2,
+    )
+    _word(axis, at, f"{height:.2f}", looks.on(to_rgb(color)))
+
+
+def _reference(axis: Axes, at: float, height: float, bottom: float) -> None:
+    """Another's bar, at the right end of the place of ours."""
+    axis.bar(
+        at + (WIDE - THEIRS) / 2,
+        height - bottom,
+        width=THEIRS,
+        bottom=bottom,
+        facecolor="white",
+        edgecolor=INK,
+        hatch=looks.HATCH,
+        linewidth=0.6,
+        zorder=2,
+    )
 
 
 def _word(axis: Axes, x: float, word: str, color: str) -> None:

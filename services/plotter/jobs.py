@@ -6,88 +6,129 @@ from pathlib import Path
 from matplotlib.figure import Figure as Drawn
 from pydantic import JsonValue
 
-from services.experiments import FIGURES, Picture
-from services.messages import Cell, Drawing
-from services.plotter import bars, spectrum
-from services.plotter.page import Words, saved
-from services.plotter.rows import Row, against, as_csv, as_text, rows
-from services.records import Record, load, newest, record_path
-from services.runs import selected
+from services.experiments import FIGURES, MODEL_FIGURES, Picture
+from services.messages import Cell, Drawing, ModelCell
+from services.plotter import bars, captions, latencies, lines, model_rows, rows, spectrum
+from services.plotter.model_rows import ModelRow
+from services.plotter.page import Words, saved, stamp
+from services.plotter.rows import Row
+from services.records import (
+    Record,
+    load,
+    load_models,
+    newest,
+    newest_models,
+    record_path,
+    record_paths,
+)
+from services.reference import Published, read
+from services.selection import selected, selected_models
 from services.settings import load as load_settings
 from services.store import write_atomic
 
-OURS = "tilus"
 PICTURES: dict[Picture, Callable[[Sequence[Row], Words], Drawn]] = {
     "bars": bars.draw,
     "spectrum": spectrum.draw,
+    "lines": lines.draw,
 }
 
 
 def draw(message: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """The job: draw a figure from the records of one GPU into the results folder."""
+    """The job: draw a figure from records into the results folder."""
     settings = load_settings()
     drawing = Drawing.model_validate(message)
     recorded = drawing.mode == "recorded"
     root = settings.recorded if recorded else settings.results
-    records = newest(load(record_path(root, drawing.gpu, drawing.figure)))
-    paths = render(drawing.figure, selected(drawing), records, recorded, settings.results)
+    published = read(drawing.reference) if drawing.reference else None
+    out, figure = settings.results, drawing.figure
+    path = record_path(root, drawing.gpu, figure)
+    if figure in MODEL_FIGURES:
+        sources = [path] if drawing.gpu else record_paths(root, figure)
+        steps = newest_models(record for source in sources for record in load_models(source))
+        paths = render_models(figure, selected_models(drawing), steps, recorded, out, published)
+    else:
+        products = newest(load(path))
+        paths = render(figure, selected(drawing), products, recorded, out, published)
     return {"files": [str(path) for path in paths]}
 
 
 def render(
-    figure: int, cells: Sequence[Cell], records: Mapping[Cell, Record], recorded: bool, out: Path
+    figure: int,
+    cells: Sequence[Cell],
+    records: Mapping[Cell, Record],
+    recorded: bool,
+    out: Path,
+    published: Published | None = None,
 ) -> list[Path]:
     """Write `figureN` as pdf, png, svg, csv, txt under `out`; same records, same bytes."""
-    table = rows(cells, records)
+    table = rows.rows(cells, records, published)
     made = FIGURES[figure]
-    title = f"Figure {figure}: {made.title}{_where(table)}"
-    title += " (recorded)" if recorded else ""
     shown = [row for row in table if row.cell.workload.b_dtype not in made.aside]
-    words = Words(title, summary(table, shown), provenance(table, recorded))
-    files = saved(lambda: PICTURES[made.picture](shown, words))
-    files["csv"] = as_csv(table).encode()
-    files["txt"] = as_text(table, title, f"{words.subtitle}\n{words.footer}").encode()
+    found = [row.record for row in table if row.record is not None]
+    words = Words(
+        captions.title(figure, made.title, found, recorded),
+        captions.summary(table, shown),
+        captions.provenance(found, recorded, captions.OPERATORS),
+        captions.reference(published, rows.gpu_of(records)),
+    )
+    beside = published is not None
+    return _write(
+        figure,
+        lambda: PICTURES[made.picture](shown, words),
+        captions.made_up(found),
+        {"csv": rows.as_csv(table, beside), "txt": rows.as_text(table, _lines(words), beside)},
+        out,
+    )
+
+
+def render_models(
+    figure: int,
+    cells: Sequence[ModelCell],
+    records: model_rows.Records,
+    recorded: bool,
+    out: Path,
+    published: Published | None = None,
+) -> list[Path]:
+    """Write a figure of whole models, likewise."""
+    made = MODEL_FIGURES[figure]
+    ours = model_rows.rows(cells, records)
+    table = model_rows.compared(ours, published, made.every_gpu) if published else ours
+    found = [row.record for row in ours if row.record is not None]
+    words = Words(
+        captions.title(figure, made.title, found, recorded),
+        captions.model_summary(ours),
+        captions.provenance(found, recorded, captions.engines(found)),
+        captions.reference(published, None if made.every_gpu else _gpu(ours)),
+    )
+    beside = published is not None
+    return _write(
+        figure,
+        lambda: latencies.draw(table, words, made.every_gpu),
+        captions.made_up(found),
+        {
+            "csv": model_rows.as_csv(table, beside),
+            "txt": model_rows.as_text(table, _lines(words), beside),
+        },
+        out,
+    )
+
+
+def _gpu(table: Sequence[ModelRow]) -> str:
+    return next((row.gpu for row in table), "")
+
+
+def _lines(words: Words) -> list[str]:
+    """What stands above a table and below it."""
+    beside = "ours/ref: ours over " + words.reference.removeprefix("not ours: ")
+    return [words.title, words.subtitle, words.footer, *([beside] if words.reference else [])]
+
+
+def _write(
+    figure: int, paint: Callable[[], Drawn], made_up: bool, tables: Mapping[str, str], out: Path
+) -> list[Path]:
+    files = saved(lambda: stamp(paint(), captions.MADE_UP) if made_up else paint())
+    files |= {kind: text.encode() for kind, text in tables.items()}
     paths = [out / f"figure{figure}.{kind}" for kind in files]
     for path, content in zip(paths, files.values(), strict=True):
         write_atomic(path, content)
     return paths
-
-
-def summary(table: Sequence[Row], shown: Sequence[Row]) -> str:
-    """How many cells are there, and the geometric means against the other executors."""
-    measured = sum(row.speedup is not None for row in table)
-    parts = [f"{measured} of {len(table)} cells measured"]
-    if len(shown) < len(table):
-        parts.append(f"{len(table) - len(shown)} cells are in the CSV alone")
-    for name, (mean, count) in against(table, OURS).items():
-        parts.append(f"{OURS} {mean:.2f}x {name} (geometric mean of {count})")
-    return "  ·  ".join(parts)
-
-
-def provenance(table: Sequence[Row], recorded: bool) -> str:
-    """Where the numbers come from: GPU, driver, days, commits, recorded or not."""
-    records = [row.record for row in table if row.record is not None]
-    if not records:
-        return "no records: nothing was measured"
-    commits = {f"{record.commit[:10]}{' (dirty)' * record.dirty}" for record in records}
-    days = sorted({record.measured_at.date().isoformat() for record in records})
-    kind = "recorded" if recorded else "measured"
-    parts = [
-        _listed({record.gpu.name for record in records}),
-        f"driver {_listed({record.gpu.driver for record in records})}",
-        f"{kind} {' to '.join(dict.fromkeys((days[0], days[-1])))}",
-        f"commit {_listed(commits)}",
-        "CUDA events, L2 flushed, medians of 50; every result checked against float64",
-    ]
-    if any(record.gpu.throttled for record in records):
-        parts.append("the GPU was throttled in some cells: see the CSV")
-    return "  ·  ".join(parts)
-
-
-def _where(table: Sequence[Row]) -> str:
-    names = {row.record.gpu.name for row in table if row.record is not None}
-    return f" on {_listed(names)}" if names else ""
-
-
-def _listed(names: set[str]) -> str:
-    return ", ".join(sorted(names))

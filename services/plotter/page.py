@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-INK, FAINT, ALARM = "#222222", "#9A9A9A", "#B00020"
+INK, MUTED, FAINT, ALARM = "#222222", "#666666", "#9A9A9A", "#B00020"
 WIDTH = 13.5  # inches
 FORMATS = ("pdf", "png", "svg")
 DATELESS = {
@@ -32,11 +32,15 @@ STYLE: dict[Any, object] = {
 
 @dataclass(frozen=True)
 class Words:
-    """What is said around a picture."""
+    """What is said around a picture.
+
+    `reference` says whose hollow or hatched numbers stand beside ours, empty for none.
+    """
 
     title: str
     subtitle: str
     footer: str
+    reference: str = ""
 
 
 def page(height: float, words: Words) -> Figure:
@@ -46,6 +50,24 @@ def page(height: float, words: Words) -> Figure:
     figure.text(0.012, 1 - 0.28 / height, words.title, size=13, weight="bold", color=INK)
     figure.text(0.012, 1 - 0.5 / height, words.subtitle, size=9, color=INK)
     figure.text(0.012, 0.12 / height, words.footer, size=7.5, color="#555555")
+    return figure
+
+
+def stamp(figure: Figure, word: str) -> Figure:
+    """The figure with a word across all of it."""
+    figure.text(
+        0.5,
+        0.5,
+        word,
+        size=110,
+        weight="bold",
+        color=ALARM,
+        alpha=0.16,
+        rotation=20,
+        ha="center",
+        va="center",
+        zorder=100,
+    )
     return figure
 
 

@@ -1,42 +1,82 @@
 """What a figure says of each cell, as numbers: the same rows are drawn, tabled and exported."""
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.experiments import BASELINE, baseline
 from services.messages import Cell
+from services.plotter import tables
+from services.plotter.tables import NONE, Column, number
 from services.records import Record
-
-NONE = "n/a"
+from services.reference import Published
 
 
 @dataclass(frozen=True)
 class Row:
-    """One cell: its record, None where nothing was measured, and its speed over the baseline's."""
+    """One cell: its record, None where nothing was measured, and its speed over the baseline's.
+
+    `reference_ms` and `reference_speedup` are those of another's numbers, None where it has none.
+    """
 
     cell: Cell
     record: Record | None
     speedup: float | None
+    reference_ms: float | None = None
+    reference_speedup: float | None = None
 
     @property
     def status(self) -> str:
         """The record's status, or n/a."""
         return self.record.status if self.record else NONE
 
+    @property
+    def latency_ms(self) -> float | None:
+        """The record's latency."""
+        return self.record.latency_ms if self.record else None
 
-def rows(cells: Iterable[Cell], records: Mapping[Cell, Record]) -> list[Row]:
+    @property
+    def ratio(self) -> float | None:
+        """Our speedup over the reference's, each over the baseline of its own device."""
+        return quotient(self.speedup, self.reference_speedup)
+
+
+def rows(
+    cells: Iterable[Cell], records: Mapping[Cell, Record], published: Published | None = None
+) -> list[Row]:
     """One row for each cell, in order."""
-    return [Row(cell, records.get(cell), _speedup(cell, records)) for cell in cells]
+    device = None if published is None else published.device(gpu_of(records))
+
+    def reference(cell: Cell) -> float | None:
+        return published.of(device, cell) if published and device else None
+
+    return [
+        Row(
+            cell,
+            records.get(cell),
+            _speedup(cell, records),
+            reference(cell),
+            quotient(reference(baseline(cell)), reference(cell)),
+        )
+        for cell in cells
+    ]
+
+
+def gpu_of(records: Mapping[Cell, Record]) -> str:
+    """The GPU that the records are of; no name where there are none."""
+    return next((record.gpu.name for record in records.values()), "")
+
+
+def quotient(over: float | None, under: float | None) -> float | None:
+    """One by the other, where both are there."""
+    return over / under if over is not None and under else None
 
 
 def _speedup(cell: Cell, records: Mapping[Cell, Record]) -> float | None:
     this, base = records.get(cell), records.get(baseline(cell))
-    if this is None or base is None or this.latency_ms is None or base.latency_ms is None:
+    if this is None or base is None:
         return None
-    return base.latency_ms / this.latency_ms
+    return quotient(base.latency_ms, this.latency_ms)
 
 
 def geometric_mean(numbers: Sequence[float]) -> float:
@@ -57,102 +97,104 @@ def against(table: Sequence[Row], ours: str) -> dict[str, tuple[float, int]]:
     return {name: (geometric_mean(found), len(found)) for name, found in ratios.items()}
 
 
-COLUMNS = (
-    "figure",
-    "executor",
-    "a_dtype",
-    "b_dtype",
-    "group_size",
-    "zeros",
-    "m",
-    "k",
-    "n",
-    "status",
-    "latency_ms",
-    "floor_ms",
-    "ratio_to_floor",
-    "speedup",
-    "relative_error",
-    "graph_latency_ms",
-    "kernel_key",
-    "gpu",
-    "measured_at",
-    "commit",
-    "reason",
+Says = Callable[[Row], str]
+
+
+def _of_record(says: Callable[[Record], object]) -> Says:
+    return lambda row: NONE if row.record is None else str(says(row.record))
+
+
+CSV: dict[str, Says] = {
+    "figure": lambda row: str(row.cell.figure),
+    "executor": lambda row: row.cell.executor,
+    "a_dtype": lambda row: row.cell.workload.a_dtype,
+    "b_dtype": lambda row: row.cell.workload.b_dtype,
+    "group_size": lambda row: str(row.cell.workload.group_size),
+    "zeros": lambda row: str(row.cell.workload.zeros),
+    "m": lambda row: str(row.cell.workload.m),
+    "k": lambda row: str(row.cell.workload.k),
+    "n": lambda row: str(row.cell.workload.n),
+    "status": lambda row: row.status,
+    "latency_ms": lambda row: number(row.latency_ms),
+    "floor_ms": _of_record(lambda record: number(record.floor_ms)),
+    "ratio_to_floor": _of_record(lambda record: number(record.floor_ratio, 4)),
+    "speedup": lambda row: number(row.speedup, 4),
+    "relative_error": lambda row: _error(row, 3),
+    "graph_latency_ms": _of_record(lambda record: number(record.graph_latency_ms)),
+    "kernel_key": _of_record(lambda record: record.kernel.key if record.kernel else NONE),
+    "gpu": _of_record(lambda record: record.gpu.name),
+    "measured_at": _of_record(lambda record: record.measured_at.isoformat(timespec="seconds")),
+    "commit": _of_record(lambda record: record.commit),
+    "reason": _of_record(lambda record: record.reason or ""),
+}
+REFERENCE_CSV: dict[str, Says] = {
+    "reference_latency_ms": lambda row: number(row.reference_ms),
+    "reference_speedup": lambda row: number(row.reference_speedup, 4),
+    "latency_over_reference": lambda row: number(quotient(row.latency_ms, row.reference_ms), 4),
+    "speedup_over_reference": lambda row: number(row.ratio, 4),
+}
+TEXT: tuple[Column[Row], ...] = (
+    Column("m", 5, CSV["m"]),
+    Column("k", 6, CSV["k"]),
+    Column("n", 6, CSV["n"]),
+    Column("weight", -12, CSV["b_dtype"]),
+    Column("executor", -10, CSV["executor"]),
+    Column("us", 9, lambda row: _latency(row)),
+    Column("speedup", 8, lambda row: _measured(row, _times(row.speedup))),
+    Column("x floor", 8, lambda row: _measured(row, _floor(row))),
+    Column("error", 8, lambda row: _measured(row, _error(row, 1))),
 )
+REFERENCE_TEXT: tuple[Column[Row], ...] = (
+    Column("ref us", 9, lambda row: _us(row.reference_ms)),
+    Column("ref speedup", 11, lambda row: _times(row.reference_speedup)),
+    Column("ours/ref", 8, lambda row: number(row.ratio, 2)),
+)
+NOTE: Column[Row] = Column("", -1, lambda row: _note(row))
 
 
-def as_csv(table: Iterable[Row]) -> str:
-    """One line a cell, n/a where nothing is known."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(_fields(row) for row in table)
-    return text.getvalue()
+def as_csv(table: Iterable[Row], published: bool = False) -> str:
+    """One line a cell, n/a where nothing is known; with the reference's numbers if it is there."""
+    return tables.as_csv(CSV | REFERENCE_CSV if published else CSV, table)
 
 
-def _fields(row: Row) -> list[str]:
-    cell, shape, record = row.cell, row.cell.workload, row.record
-    known: list[object] = [cell.figure, cell.executor, shape.a_dtype, shape.b_dtype]
-    known += [shape.group_size, shape.zeros, shape.m, shape.k, shape.n, row.status]
-    if record is None:
-        return [*map(str, known), *[NONE] * (len(COLUMNS) - len(known))]
-    measured = [
-        _number(record.latency_ms),
-        _number(record.floor_ms),
-        _number(record.floor_ratio, 4),
-        _number(row.speedup, 4),
-        NONE if record.relative_error is None else f"{record.relative_error:.3e}",
-        _number(record.graph_latency_ms),
-        record.kernel.key if record.kernel else NONE,
-        record.gpu.name,
-        record.measured_at.isoformat(timespec="seconds"),
-        record.commit,
-        record.reason or "",
-    ]
-    return [*map(str, known), *measured]
+def as_text(table: Sequence[Row], words: Sequence[str], published: bool = False) -> str:
+    """The table for reading: one line a cell, a blank one between shapes."""
+    columns = (*TEXT, *(REFERENCE_TEXT if published else ()), NOTE)
+    return tables.as_text(columns, table, _shape, words)
 
 
-def _number(number: float | None, digits: int = 6) -> str:
-    return NONE if number is None else f"{number:.{digits}f}"
+def _shape(row: Row) -> tuple[int, int, int]:
+    work = row.cell.workload
+    return work.m, work.k, work.n
 
 
-def as_text(table: Sequence[Row], heading: str, footer: str) -> str:
-    """The table for reading: one line a cell, a blank one between weight shapes."""
-    head = ("m", "k", "n", "weight", "executor", "us", "speedup", "x floor", "error", "")
-    lines = [_line(head)]
-    shape = None
-    for row in table:
-        work = row.cell.workload
-        if (work.m, work.k, work.n) != shape:
-            shape = (work.m, work.k, work.n)
-            lines.append("")
-        lines.append(_line(_columns(row)))
-    return "\n".join([heading, "", *lines, "", footer, ""])
+def _latency(row: Row) -> str:
+    return row.status if row.latency_ms is None else _us(row.latency_ms)
 
 
-def _columns(row: Row) -> tuple[str, ...]:
-    work, record = row.cell.workload, row.record
-    first = (str(work.m), str(work.k), str(work.n), work.b_dtype, row.cell.executor)
-    if record is None:
-        return (*first, NONE, "", "", "", "")
-    if record.latency_ms is None:
-        return (*first, record.status, "", "", "", record.reason or "")
-    return (
-        *first,
-        f"{record.latency_ms * 1000:.1f}",
-        f"{row.speedup:.2f}x" if row.speedup else NONE,
-        f"{record.floor_ratio:.2f}" if record.floor_ratio else NONE,
-        f"{record.relative_error:.1e}" if record.relative_error is not None else NONE,
-        "throttled" if record.gpu.throttled else "",
-    )
+def _us(milliseconds: float | None) -> str:
+    return NONE if milliseconds is None else f"{milliseconds * 1000:.1f}"
 
 
-WIDTHS = (4, 6, 6, -12, -10, 9, 8, 8, 8, -1)
+def _times(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}x"
 
 
-def _line(parts: Sequence[str]) -> str:
-    return "  ".join(
-        part.rjust(width) if width > 0 else part.ljust(-width)
-        for part, width in zip(parts, WIDTHS, strict=True)
-    ).rstrip()
+def _error(row: Row, digits: int) -> str:
+    error = row.record.relative_error if row.record else None
+    return NONE if error is None else f"{error:.{digits}e}"
+
+
+def _floor(row: Row) -> str:
+    return number(row.record.floor_ratio if row.record else None, 2)
+
+
+def _measured(row: Row, word: str) -> str:
+    """What is only said of a cell that has a time."""
+    return "" if row.latency_ms is None else word
+
+
+def _note(row: Row) -> str:
+    if row.record is None:
+        return ""
+    return row.record.reason or "throttled" * bool(row.record.gpu.throttled)

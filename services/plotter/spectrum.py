@@ -11,8 +11,10 @@ from matplotlib.patches import Rectangle
 
 import tilus
 from services.experiments import BASELINE
-from services.plotter.page import ALARM, FAINT, INK, WIDTH, Words, page
-from services.plotter.rows import NONE, Row
+from services.plotter import looks
+from services.plotter.page import ALARM, FAINT, INK, MUTED, WIDTH, Words, page
+from services.plotter.rows import Row
+from services.plotter.tables import NONE
 
 KINDS = ("uint", "int", "float")
 WIDTHS = tuple(range(8, 0, -1))
@@ -23,9 +25,8 @@ COLORS = LinearSegmentedColormap.from_list(
 USUAL = (1.0, 16.0)  # speeds that the colours span, wider where the numbers are
 TILE, HEIGHT, GAP = 1.54, 1.16, 0.05  # inches
 LEFT, TOP, BOTTOM = 0.78, 1.42, 0.66  # inches around the tiles
-EMPTY, BAD, MUTED = "#F4F4F4", "white", "#6A6A6A"
-CONTRAST = 4.0  # that white must have to be preferred; black then always has more
-TIMES, MICRO = "\N{MULTIPLICATION SIGN}", "\N{MICRO SIGN}"
+EMPTY, BAD = "#F4F4F4", "white"
+TIMES, MICRO, HOLLOW = "\N{MULTIPLICATION SIGN}", "\N{MICRO SIGN}", "\N{WHITE CIRCLE}"
 
 Color = str | tuple[float, ...]
 
@@ -53,7 +54,7 @@ def draw(table: Sequence[Row], words: Words) -> Figure:
         )
     )
     norm = scale([tile.row.speedup for tile in found if tile.row.speedup is not None])
-    _grid(axis, table)
+    _grid(axis, table, words.reference)
     for tile in found:
         _tile(axis, tile, norm)
     right = LEFT + len(WIDTHS) * TILE - GAP
@@ -80,20 +81,7 @@ def scale(speeds: Sequence[float]) -> LogNorm:
     return LogNorm(low, high)
 
 
-def luminance(color: tuple[float, ...]) -> float:
-    """How light a colour of red, green and blue from 0 to 1 is, as WCAG 2 has it."""
-    red, green, blue = (
-        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color[:3]
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def on(color: tuple[float, ...]) -> str:
-    """White on what is dark enough for it, black on the rest."""
-    return "white" if 1.05 / (luminance(color) + 0.05) >= CONTRAST else "black"
-
-
-def _grid(axis: Axes, table: Sequence[Row]) -> None:
+def _grid(axis: Axes, table: Sequence[Row], reference: str) -> None:
     axis.set_xlim(0, len(WIDTHS) * TILE)
     axis.set_ylim(len(KINDS) * HEIGHT, 0)
     axis.spines[:].set_visible(False)
@@ -110,7 +98,8 @@ def _grid(axis: Axes, table: Sequence[Row]) -> None:
     axis.text(
         GAP,
         len(KINDS) * HEIGHT + 0.12,
-        f"{TIMES} floor: latency over that of a plain read of the same bytes",
+        f"{TIMES} floor: latency over that of a plain read of the same bytes"
+        + f"  \N{MIDDLE DOT}  {HOLLOW} {reference}" * bool(reference),
         size=8,
         color=INK,
         va="center",
@@ -133,17 +122,20 @@ def _tile(axis: Axes, tile: Tile, norm: LogNorm) -> None:
     row, speed = tile.row, tile.row.speedup
     latency_ms = row.record.latency_ms if row.record else None
     face, ink = _colors(speed, norm)
+    middle, foot = (0.5, 0.81) if row.reference_speedup is None else (0.45, 0.69)
     if row.status in (NONE, "ok"):
         _box(axis, tile, face)
-        _word(axis, tile, 0.5, NONE if speed is None else f"{speed:.2f}{TIMES}", ink, 17, "bold")
+        _word(axis, tile, middle, NONE if speed is None else f"{speed:.2f}{TIMES}", ink, 17, "bold")
     else:
         ink = ALARM
         _box(axis, tile, BAD)
-        _word(axis, tile, 0.5, row.status, ink, 13, "bold")
-        _word(axis, tile, 0.81, "why: see the CSV", ink)
+        _word(axis, tile, middle, row.status, ink, 13, "bold")
+        _word(axis, tile, foot, "why: see the CSV", ink)
     _corners(axis, tile, latency_ms, ink)
+    if row.reference_speedup is not None:
+        _word(axis, tile, 0.86, f"{HOLLOW} {row.reference_speedup:.2f}{TIMES}", ink, 8)
     if latency_ms is not None and row.record and row.record.floor_ratio is not None:
-        _word(axis, tile, 0.81, f"{row.record.floor_ratio:.2f}{TIMES} floor", ink)
+        _word(axis, tile, foot, f"{row.record.floor_ratio:.2f}{TIMES} floor", ink)
 
 
 def _colors(speed: float | None, norm: LogNorm) -> tuple[Color, str]:
@@ -151,7 +143,7 @@ def _colors(speed: float | None, norm: LogNorm) -> tuple[Color, str]:
     if speed is None:
         return EMPTY, MUTED
     face = COLORS(norm(speed))
-    return face, on(face)
+    return face, looks.on(face)
 
 
 def _box(axis: Axes, tile: Tile, face: Color) -> None:

@@ -47,6 +47,7 @@ from services.settings import load as load_settings
 from services.store import Store
 
 CHILD_SECONDS = 120.0
+LAUNCHES, SLOW_FLOPS = 1000, 5e13  # what a measurement takes of a kernel, at how many a second
 RESTARTS = 4  # a kernel that takes its process down is left out, and the others are tried again
 
 Open = Callable[[Workload, str, Built | None], Bench]
@@ -128,15 +129,21 @@ def _measured(measurement: Measurement, at: House) -> Record:
     if len(known) == len(options):
         raise Infrastructure(f"none of the {len(options)} kernels of {cell.executor} is compiled")
     floor = at.floor(measurement, at.store, at.revision)
+    seconds = at.seconds + longer(cell.workload)
     for _ in range(RESTARTS + 1):
         work = _work(measurement, executor, options, known, floor, at)
-        end = child.run(work, at.seconds)
+        end = child.run(work, seconds)
         for event in end.events:
             if "record" in event:
                 return Record.model_validate(event["record"])
         option = _at_work(options, end)
-        known[option.key] = _taken_down(option, end, at.seconds)
+        known[option.key] = _taken_down(option, end, seconds)
     raise Infrastructure(f"{RESTARTS + 1} kernels of {cell.executor} took their processes down")
+
+
+def longer(workload: Workload) -> float:
+    """The seconds that a child gets on top, for products so large that each launch takes long."""
+    return LAUNCHES * 2 * workload.m * workload.n * workload.k / SLOW_FLOPS
 
 
 def _options(measurement: Measurement, store: Store) -> list[Option]:
@@ -226,7 +233,7 @@ def _taken_down(option: Option, end: child.End, seconds: float) -> Candidate:
             return candidate(option, "failed", str(event["gpu"]))
     match end:
         case child.End("timeout"):
-            return candidate(option, "timeout", f"no end after {seconds:g} s")
+            return candidate(option, "timeout", f"no end after {seconds:.0f} s")
         case child.End("signal", name) if name != "SIGKILL":
             return candidate(option, "failed", f"it took its process down with {name}")
     raise Infrastructure(f"the measuring child ended: {_words(end)}")

@@ -2,6 +2,7 @@ import io
 import signal
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 from rich.console import Console
@@ -10,9 +11,13 @@ from services.driver import app, compose
 from services.driver.options import parse
 from services.driver.processes import RESTARTS, CannotStart, Household, answers, local_fleet, locked
 from services.driver.progress import display
+from services.experiments import FIGURES, MODEL_FIGURES
 from services.gpu import Device
-from services.messages import Failure, RunRequest, RunState
-from services.settings import Settings, environment, load
+from services.messages import Failure, Reference, RunRequest, RunState
+from services.records import append, record_path
+from services.settings import ROOT, Settings, environment, load
+from tests.services.made_up import model_records, table_of
+from tests.services.records import record
 
 H200 = Device(0, "NVIDIA H200", "GPU-1", "580.1", "sm_90")
 
@@ -30,8 +35,9 @@ def house(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--figure", "7"], "there is no figure 7 yet: choose 9 or 10"),
-        (["--figure", "11"], "there is no figure 11 yet: choose 9 or 10"),
+        (["--figure", "7"], "there is no figure 7: choose 9, 10, 11, 12 or 13"),
+        (["--reference", "pyproject.toml"], "say which with --figure"),
+        (["--figure", "9", "--reference", "/nowhere.csv"], "there is no file /nowhere.csv"),
         (["--figure", "nine"], "invalid int value"),
         (["--mode", "cloud"], "invalid choice"),
         (["--frobnicate"], "--frobnicate"),
@@ -50,9 +56,15 @@ def test_what_makes_no_sense_is_one_sentence_and_code_2(arguments, words, capsys
     ("arguments", "words"),
     [
         (["--figure", "10", "--executors", "marlin"], "figure 10 has no executor marlin"),
-        (["--dtypes", "u5"], "has no uint5"),
+        (["--figure", "9", "--dtypes", "u5"], "figure 9 has no uint5"),
+        (["--figure", "12", "--executors", "triton"], "figure 12 has no executor triton"),
+        (["--figure", "13", "--executors", "marlin"], "figure 13 has no executor marlin"),
         (["--dtypes", "wide"], "wide"),
-        (["--executors", "cutlass"], "has no executor cutlass"),
+        (["--dtypes", "bfloat16"], "no figure has bfloat16: choose from"),
+        (["--executors", "tilus,cutlass"], "no figure has cutlass: choose from"),
+        (["--executors", "triton", "--dtypes", "u5"], "figure 9 has no cell of uint5"),
+        (["--figure", "9", "--executors", "triton", "--dtypes", "u1"], "triton with uint1"),
+        (["--figure", "9", "--reference", str(ROOT / "pyproject.toml")], "names the columns"),
         (["--group-size", "100"], "does not divide k = 8192"),
         (["--device", "cuda:0"], "there is no device cuda:0: this machine has no GPU"),
     ],
@@ -62,6 +74,83 @@ def test_what_cannot_be_is_refused_before_anything_is_written(arguments, words, 
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
     assert list(house.iterdir()) == []
+
+
+@pytest.mark.parametrize("figure", [9, 10, 11, 12, 13])
+def test_a_figure_with_no_records_and_no_gpu_says_how_to_measure_it(figure, house, capsys):
+    assert app.main(["--figure", str(figure)]) == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"figure {figure} has no records in" in said
+    how = "no runner yet" if figure in MODEL_FIGURES else f"run bash run.sh --figure {figure} on"
+    assert how in said and f"<gpu>/figure{figure}.jsonl" in said
+    assert list(house.iterdir()) == []
+
+
+def test_a_gpu_does_not_help_where_whole_models_are_run(house, monkeypatch, capsys):
+    monkeypatch.setattr(app, "devices", lambda: [H200])
+    assert app.main(["--figure", "11"]) == 3
+    assert "nothing here can measure it: it times whole models" in capsys.readouterr().err
+
+
+def asked(monkeypatch, *arguments):
+    """The requests that a command line comes to, each with no run behind it."""
+    requests = []
+
+    def follow(request, *_):
+        requests.append(request)
+        return app.Outcome(state_of(request=request), 0.0)
+
+    monkeypatch.setattr(app, "_fleet", lambda session: nullcontext((None, None)))
+    monkeypatch.setattr(app, "_follow", follow)
+    assert app.main(list(arguments)) == 0
+    return requests
+
+
+@pytest.fixture
+def recorded(house):
+    """The house with a record of each figure of operators, and of figure 11."""
+    for number, figure in FIGURES.items():
+        append(record_path(house / "recorded", "g", number), record(figure.cells[0]))
+    for one in model_records(MODEL_FIGURES[11].cells, "g").values():
+        append(record_path(house / "recorded", "g", 11), one)
+    return house
+
+
+def test_all_figures_are_those_that_can_be_drawn_and_the_others_are_named(
+    recorded, monkeypatch, capsys
+):
+    assert [request.figure for request in asked(monkeypatch)] == [9, 10, 11, 13]
+    assert "left out: figure 12 has no records" in capsys.readouterr().err
+
+
+def test_an_executor_of_some_figures_is_asked_of_those(recorded, monkeypatch, capsys):
+    requests = asked(monkeypatch, "--executors", "triton")
+    assert {request.figure: request.executors for request in requests} == {
+        9: ("triton",),
+        13: ("triton",),
+    }
+    said = capsys.readouterr().err
+    assert "left out: figure 10 has no cell of triton" in said
+    requests = asked(monkeypatch, "--executors", "triton,tilus", "--dtypes", "u8,u4")
+    assert {request.figure: request.executors for request in requests} == {
+        9: ("triton", "tilus"),
+        10: ("tilus",),
+        11: ("tilus",),
+        13: ("triton", "tilus"),
+    }
+    assert requests[-1].dtypes == ("uint4",)
+
+
+def test_a_reference_travels_as_its_text(recorded, monkeypatch, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text(table_of(FIGURES[13].cells, "Other"))
+    [request] = asked(monkeypatch, "--figure", "13", "--reference", str(path))
+    assert request.reference == Reference(source="mine.csv", text=path.read_text())
+
+
+def test_what_is_missing_is_told_by_executor(house):
+    told = app._sentences(app.Outcome(state_of(missing={"ladder": 24, "marlin": 6}), 1.0))
+    assert told[0] == "30 cells have no number and are marked n/a: ladder 24, marlin 6"
 
 
 def test_a_device_that_is_not_there_is_told_from_those_that_are(house, monkeypatch, capsys):
@@ -77,6 +166,7 @@ def test_measuring_needs_a_gpu(house, capsys):
 
 
 def test_two_drivers_do_not_share_a_state_folder(house, capsys):
+    append(record_path(house / "recorded", "g", 9), record(FIGURES[9].cells[0]))
     with locked(house / "state"):
         assert app.main(["--figure", "9"]) == 3
     assert "another run uses" in capsys.readouterr().err
@@ -182,8 +272,8 @@ def test_failures_are_told_by_reason(house):
     assert told == ["measure failed: cell: it hung", "compile failed: k0 and 2 others: no room"]
 
 
-def test_compose_without_docker_says_so(house, monkeypatch, capsys):
-    monkeypatch.setattr(compose, "ROOT", house)
+def test_compose_without_docker_says_so(recorded, monkeypatch, capsys):
+    monkeypatch.setattr(compose, "ROOT", recorded)
     monkeypatch.setenv("PATH", "/nowhere")
     assert app.main(["--mode", "compose"]) == 3
     assert "needs Docker with Compose" in capsys.readouterr().err

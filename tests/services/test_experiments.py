@@ -5,9 +5,10 @@ from collections import Counter
 import pytest
 
 from services.executors import EXECUTORS
-from services.experiments import BASELINE, FIGURES, baseline
+from services.experiments import BASELINE, FIGURES, MODEL_FIGURES, baseline, linear_workloads
 from services.figures import TITLES
 from services.messages import Workload
+from services.models import MODELS
 from tilus.dtypes import SMALL_FLOATS
 
 CELLS = FIGURES[9].cells
@@ -83,8 +84,10 @@ def test_no_executor_of_figure_10_refuses_its_cells():
 
 
 def test_the_command_line_knows_the_figures_that_there_are():
-    assert {number: each.title for number, each in FIGURES.items()} == TITLES
-    assert all(each.number == number for number, each in FIGURES.items())
+    every = FIGURES | MODEL_FIGURES
+    assert {number: each.title for number, each in every.items()} == TITLES
+    assert all(each.number == number for number, each in every.items())
+    assert FIGURES.keys().isdisjoint(MODEL_FIGURES)
 
 
 @pytest.mark.parametrize("figure", FIGURES.values(), ids=lambda each: each.number)
@@ -96,3 +99,79 @@ def test_every_cell_is_compared_with_a_cell_of_the_figure(figure):
         assert base.executor == BASELINE
         shape = (cell.workload.m, cell.workload.n, cell.workload.k)
         assert (base.workload.m, base.workload.n, base.workload.k) == shape
+
+
+def test_figure_13_has_six_lines_over_fourteen_batches():
+    cells = FIGURES[13].cells
+    published = {1, 4, 8, 16, 2048, 4096, 8192, 12288}
+    ours = {32, 64, 128, 256, 512, 1024}
+    lines = Counter((c.executor, c.workload.b_dtype) for c in cells)
+    kinds = {("torch-f16", "float16"), ("quant-llm", "float6_e3m2"), ("tilus", "float6_e3m2")}
+    kinds |= {("triton", "uint4"), ("ladder", "uint4"), ("tilus", "uint4")}
+    assert lines == dict.fromkeys(kinds, 14) and len(set(cells)) == 84
+    assert {c.workload.m for c in cells} == published | ours
+    assert {(c.workload.k, c.workload.n) for c in cells} == {(8192, 57344)}
+
+
+def test_figure_13_poses_the_problems_of_figure_9():
+    there = {c.workload for c in CELLS}
+    for cell in FIGURES[13].cells:
+        if cell.workload.m in (1, 16):
+            assert cell.workload in there
+
+
+def test_what_there_is_of_figure_13_can_be_measured():
+    for cell in FIGURES[13].cells:
+        executor = EXECUTORS.get(cell.executor)
+        if executor is None:
+            assert cell.executor in ("ladder", "quant-llm")
+            continue
+        assert executor.refusal(cell.workload) is None
+        assert executor.candidates(cell.workload, "sm_90") or cell.executor == BASELINE
+
+
+def test_figure_11_has_three_models_three_steps_seven_bars():
+    cells = MODEL_FIGURES[11].cells
+    assert len(set(cells)) == len(cells) == 3 * 3 * 7
+    steps = {(c.workload.stage, c.workload.batch, c.workload.tokens) for c in cells}
+    assert steps == {("decode", 1, 2048), ("decode", 16, 2048), ("prefill", 1, 2048)}
+    bars = {(c.executor, c.workload.b_dtype, c.workload.group_size, c.workload.zeros)
+            for c in cells}  # fmt: skip
+    assert bars == {("torch-f16", "float16", -1, False)} | {
+        (name, f"uint{bits}", 128, True) for name in ("ladder", "tilus") for bits in (8, 4, 2)
+    }
+
+
+def test_figure_12_is_one_model_of_figure_11_in_f16_and_u4_on_every_gpu():
+    assert MODEL_FIGURES[12].every_gpu and not MODEL_FIGURES[11].every_gpu
+    here = {(c.executor, c.workload) for c in MODEL_FIGURES[12].cells}
+    there = {(c.executor, c.workload) for c in MODEL_FIGURES[11].cells}
+    assert len(here) == 9 and here < there
+    assert {work.model for _, work in here} == {"Qwen2.5-32B"}
+    assert {work.b_dtype for _, work in here} == {"float16", "uint4"}
+
+
+# billions: all weights as the configurations count them, and the vocabulary's two matrices (one
+# where they are tied), times the hidden size
+WEIGHTS = {
+    "gemma-2-9b": (9.24, 256000 * 3584),
+    "Qwen2.5-32B": (32.76, 2 * 152064 * 5120),
+    "Llama-3-70B": (70.55, 2 * 128256 * 8192),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_linear_layers_are_all_of_a_model_but_its_vocabulary(name):
+    total, vocabulary = WEIGHTS[name]
+    step = next(c.workload for c in MODEL_FIGURES[11].cells if c.workload.model == name)
+    linear = sum(count * work.k * work.n for count, work in linear_workloads(step))
+    assert (linear + vocabulary) / 1e9 == pytest.approx(total, abs=0.006)
+
+
+def test_decoding_multiplies_a_row_a_request_and_prefill_a_row_a_token():
+    for cell in MODEL_FIGURES[11].cells:
+        step = cell.workload
+        rows = {work.m for _, work in linear_workloads(step)}
+        assert rows == {step.batch if step.stage == "decode" else 2048}
+        kinds = {(w.b_dtype, w.group_size, w.zeros) for _, w in linear_workloads(step)}
+        assert kinds == {(step.b_dtype, step.group_size, step.zeros)}

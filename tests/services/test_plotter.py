@@ -10,7 +10,8 @@ import pytest
 
 from services.executors import EXECUTORS
 from services.experiments import BASELINE, FIGURES, baseline
-from services.plotter.jobs import provenance, render, summary
+from services.plotter.captions import provenance, summary
+from services.plotter.jobs import render
 from services.plotter.rows import against, as_csv, geometric_mean, rows
 from services.records import append, newest
 from services.settings import ROOT
@@ -86,11 +87,11 @@ def test_words_do_not_overlap(drawn, tmp_path):
 
 
 def test_title_and_footer_tell_recorded_from_measured(tmp_path):
-    table = rows(CELLS, fixture_records())
-    assert "recorded 2026-01-02" in provenance(table, True)
-    assert "measured 2026-01-02" in provenance(table, False)
-    for part in ("Fixture GPU", "driver 1.2.3", "commit ffffffffff"):
-        assert part in provenance(table, False)
+    found = list(fixture_records().values())
+    assert "recorded 2026-01-02" in provenance(found, True, "by hand")
+    assert "measured 2026-01-02" in provenance(found, False, "by hand")
+    for part in ("Fixture GPU", "driver 1.2.3", "commit ffffffffff", "by hand"):
+        assert part in provenance(found, False, "by hand")
     render(9, CELLS, fixture_records(), True, tmp_path)
     assert "(recorded)" in (tmp_path / "figure9.txt").read_text().splitlines()[0]
     render(9, CELLS, fixture_records(), False, tmp_path)
@@ -141,6 +142,6 @@ def test_the_command_draws_from_a_folder(tmp_path):
 def test_the_command_refuses_what_is_not_there_and_writes_nothing(tmp_path):
     done = plot("--figure", 9, "--records", tmp_path / "no", "--out", tmp_path / "out")
     assert done.returncode == 2
-    assert "there are no records" in done.stderr
+    assert "there are no records of figure 9" in done.stderr
     assert plot("--figure", 8, "--records", tmp_path).returncode == 2
     assert not (tmp_path / "out").exists()

@@ -4,16 +4,23 @@ from statistics import median
 
 import pytest
 
-from services.experiments import FIGURES
-from services.records import gpu_folder, load
+from services.experiments import FIGURES, MODEL_FIGURES
+from services.records import gpu_folder, load, load_models, record_paths
 from services.runner.measure import REPEATS, TOLERANCE
 from services.settings import ROOT
 
-PATHS = sorted((ROOT / "results" / "recorded").glob("*/figure*.jsonl"))
+RECORDED = ROOT / "results" / "recorded"
+PATHS = [path for number in FIGURES for path in record_paths(RECORDED, number)]
+MODEL_PATHS = [path for number in MODEL_FIGURES for path in record_paths(RECORDED, number)]
 
 
-def test_every_figure_has_shipped_records():
-    assert {path.stem for path in PATHS} == {f"figure{number}" for number in FIGURES}
+def test_shipped_records_are_of_figures_and_some_figures_have_them():
+    assert {"figure9", "figure10"} <= {path.stem for path in PATHS + MODEL_PATHS}
+    for path in MODEL_PATHS:
+        for record in load_models(path):
+            assert gpu_folder(record.gpu.name) == path.parent.name
+            assert record.cell in MODEL_FIGURES[record.figure].cells
+            assert not record.gpu.fixture and not record.dirty
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -28,6 +35,7 @@ def test_records_lie_where_their_device_and_figure_say(shipped):
         assert gpu_folder(record.gpu.name) == path.parent.name
         assert f"figure{record.figure}" == path.stem
         assert record.cell in FIGURES[record.figure].cells
+        assert not record.gpu.fixture
 
 
 def test_latencies_are_the_medians_of_their_samples(shipped):

@@ -5,15 +5,17 @@ from pydantic import ValidationError
 
 from services import runs
 from services.compiler.jobs import build_kernel, check_kernel
-from services.experiments import FIGURES
+from services.experiments import FIGURES, MODEL_FIGURES
 from services.messages import KernelSpec, Measurement, RunRequest
 from services.notes import Note, waiting, write
 from services.queue import COMPILE, DRAW, FleetJob, FleetQueue, fetch, measure_queue, standings
 from services.records import append, record_path
-from services.runs import BadRequest, Fleet
+from services.runs import Fleet
+from services.selection import BadRequest, fitted, selected_models
 from services.settings import load
 from services.store import Store
 from tests.services.fake import Fake
+from tests.services.made_up import model_records
 from tests.services.records import record
 
 RECORDED = RunRequest(figure=9, mode="recorded")
@@ -41,7 +43,7 @@ def test_without_a_gpu_every_kernel_of_ours_is_compiled_and_checked_once(fleet):
     assert {task.key for task in plan.tasks if task.kind == "compile"} == kernels
     assert kinds(plan, stored=False).count("check") == len(kernels)
     assert kinds(plan, stored=False).count("draw") == 1
-    assert plan.absent == len(FIGURES[9].cells)
+    assert sum(plan.missing.values()) == len(FIGURES[9].cells)
 
 
 def test_the_kernel_of_a_record_is_the_one_that_is_compiled(fleet):
@@ -50,7 +52,7 @@ def test_the_kernel_of_a_record_is_the_one_that_is_compiled(fleet):
     append(record_path(fleet.settings.recorded, "nvidia-h100-80gb-hbm3", 9), one)
     plan = runs.plan(RECORDED, fleet)
     specs = [KernelSpec.model_validate(t.message) for t in plan.tasks if t.kind == "compile"]
-    assert one.kernel_spec in specs and plan.absent == len(FIGURES[9].cells) - 1
+    assert one.kernel_spec in specs and sum(plan.missing.values()) == len(FIGURES[9].cells) - 1
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -204,7 +206,8 @@ def test_a_group_size_is_used_where_there_are_groups(fleet):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"figure": 11}, "there is no figure 11 yet: choose 9 or 10"),
+        ({"figure": 8}, "there is no figure 8: choose 9, 10, 11, 12 or 13"),
+        ({"figure": 11}, "figure 11 is of whole models"),
         ({"executors": ("cutlass",)}, "has no executor cutlass: choose from .*tilus"),
         ({"dtypes": ("u5",)}, "has no uint5: choose from .*uint4"),
         ({"dtypes": ("nonsense",)}, "nonsense"),
@@ -222,3 +225,52 @@ def test_a_measured_run_names_its_gpu(fleet):
         runs.plan(MEASURED.model_copy(update={"gpu": ""}), fleet)
     with pytest.raises(ValidationError):
         RunRequest(figure=9, mode="measured", gpu="../../etc", uuid=UUID)
+
+
+@pytest.mark.parametrize("figure", [11, 12])
+def test_a_figure_of_models_is_drawn_from_records_and_nothing_is_built(fleet, figure):
+    cells = MODEL_FIGURES[figure].cells
+    for (gpu, _), one in (
+        model_records(cells, "Fixture A") | model_records(cells, "Fixture B")
+    ).items():
+        append(record_path(fleet.settings.recorded, gpu, figure), one)
+    plan = runs.plan(RunRequest(figure=figure, mode="recorded"), fleet)
+    assert [task.kind for task in plan.tasks] == ["draw"]
+    assert plan.tasks[0].message["gpu"] == {11: "fixture-a", 12: ""}[figure]
+    absent = sum(cell.executor == "ladder" for cell in cells)
+    assert plan.missing == {"ladder": {11: absent, 12: 2 * absent}[figure]}
+
+
+@pytest.mark.parametrize("figure", [11, 12])
+def test_a_figure_of_models_without_records_is_refused_with_what_is_missing(fleet, figure):
+    with pytest.raises(BadRequest, match=f"figure {figure} has no records .* no runner"):
+        runs.plan(RunRequest(figure=figure, mode="recorded"), fleet)
+
+
+def test_figure_13_is_compiled_and_measured_like_figure_9(fleet):
+    plan = runs.plan(MEASURED.model_copy(update={"figure": 13}), fleet)
+    measured = [Measurement.model_validate(t.message) for t in plan.tasks if t.kind == "measure"]
+    ours = [c for c in FIGURES[13].cells if c.executor in fleet.executors]
+    assert [one.cell for one in measured] == ours and len(ours) == 3 * 14
+    assert plan.missing == {"torch-f16": 14, "ladder": 14, "quant-llm": 14}
+
+
+def test_a_request_of_all_figures_keeps_what_a_figure_has():
+    def fit(figure, **asked):
+        return fitted(RunRequest(figure=figure, mode="recorded", **asked))
+
+    assert fit(10, executors=("tilus", "triton")).executors == ("tilus",)
+    assert fit(9, dtypes=("u4", "u5")).dtypes == ("uint4",)
+    assert fit(9).executors is None
+    with pytest.raises(BadRequest, match="figure 10 has no cell of triton"):
+        fit(10, executors=("triton",))
+    with pytest.raises(BadRequest, match="no figure has cutlass: choose from"):
+        fit(10, executors=("tilus", "cutlass"))
+
+
+def test_groups_of_models_divide_every_layer():
+    request = RunRequest(figure=11, mode="recorded", group_size=64)
+    sizes = {c.workload.b_dtype: c.workload.group_size for c in selected_models(request)}
+    assert sizes == {"float16": -1, "uint8": 64, "uint4": 64, "uint2": 64}
+    with pytest.raises(BadRequest, match="1024 does not divide k = 3584"):
+        selected_models(request.model_copy(update={"group_size": 1024}))

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 
 import tilus
 from services.experiments import BASELINE, FIGURES
-from services.plotter import spectrum
+from services.plotter import looks, spectrum
 from services.plotter.jobs import render
 from services.plotter.rows import rows
 from tests.services.made_up import spectrum as made_up
@@ -145,11 +145,11 @@ def test_groups_that_were_asked_for_are_named(tmp_path):
 
 def test_faster_is_darker_and_words_can_be_read_on_every_colour():
     shades = [spectrum.COLORS(place / 200) for place in range(201)]
-    light = [spectrum.luminance(shade) for shade in shades]
+    light = [looks.luminance(shade) for shade in shades]
     assert all(after < before for before, after in pairwise(light))
     for shade, level in zip(shades, light, strict=True):
-        ink = spectrum.luminance(to_rgb(spectrum.on(shade)))
-        assert (max(ink, level) + 0.05) / (min(ink, level) + 0.05) >= spectrum.CONTRAST
+        ink = looks.luminance(to_rgb(looks.on(shade)))
+        assert (max(ink, level) + 0.05) / (min(ink, level) + 0.05) >= looks.WHITE_READS
 
 
 def test_twice_as_fast_is_as_far_as_half_and_the_scale_widens_by_powers_of_two():
