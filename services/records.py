@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -194,7 +195,9 @@ def _parsed(path: Path, lines: Iterable[bytes], before: int) -> list[Record]:
 
 
 def _parse(path: Path, number: int, line: bytes) -> Record:
-    try:
+    with suppress(ValidationError):
+        return Record.model_validate_json(line)
+    try:  # once more, for words that name the field
         return Record.model_validate(json.loads(line))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}:{number}: not JSON ({error}): remove the line") from error
