@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -254,7 +255,9 @@ def _parsed(path: Path, lines: Iterable[bytes], before: int, kind: type[Line]) -
 
 
 def _parse(path: Path, number: int, line: bytes, kind: type[Line]) -> Line:
-    try:
+    with suppress(ValidationError):
+        return kind.model_validate_json(line)
+    try:  # once more, for words that name the field
         return kind.model_validate(json.loads(line))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}:{number}: not JSON ({error}): remove the line") from error

@@ -6,7 +6,7 @@ import uvicorn
 
 from services.api.app import create_app
 from services.executors import EXECUTORS
-from services.queue import connect
+from services.queue import COMPILE, connect
 from services.runs import Fleet
 from services.settings import load
 from services.store import Store
@@ -21,7 +21,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=settings.api_port)
     options = parser.parse_args()
     connection = connect(settings.redis_url, settings.redis_password.get_secret_value())
-    app = create_app(Fleet(settings, Store(settings.store), connection, EXECUTORS))
+    fleet = Fleet(settings, Store(settings.store), connection, EXECUTORS)
+    fleet.queue(COMPILE)  # raises where work could not be signed
+    app = create_app(fleet)
     uvicorn.run(app, fd=options.fd, host=options.host, port=options.port, log_level="warning")
 
 

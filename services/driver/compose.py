@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from services.access import ROLES, users
 from services.driver.processes import CannotStart, Household, answers
 from services.messages import RunState
 from services.settings import ROOT, Settings, environment
@@ -31,7 +32,7 @@ def fleet(
     """
     port = settings.api_port or API_PORT
     command = _command(gpu)
-    _password(ROOT / "secrets" / "redis_password")
+    make_secrets(ROOT / "secrets")
     if empty:
         _docker("volume", "rm", "--force", STORE_VOLUME, settings=settings, port=port)
     _docker(*command, "up", "--build", "--detach", settings=settings, port=port)
@@ -55,12 +56,22 @@ def fetch_figures(client: httpx.Client, states: list[RunState], results: Path) -
             write_atomic(results / name, answer.content)
 
 
-def _password(path: Path) -> None:
-    """Make the queue's password where there is none; the folder is the owner's alone."""
-    if path.exists():
-        return
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    write_atomic(path, secrets.token_urlsafe(32).encode())
+def make_secrets(folder: Path) -> None:
+    """Make the passwords and the key that are not there; the folder is the owner's alone."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    passwords = {role: _secret(folder / f"redis_{role}") for role in ROLES}
+    _secret(folder / "queue_key")
+    _write(folder / "redis_users", users(passwords))
+
+
+def _secret(path: Path) -> str:
+    if not path.exists():
+        _write(path, secrets.token_urlsafe(32))
+    return path.read_text()
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomic(path, text.encode())
     path.chmod(0o644)  # the containers' users read it; others do not get into the folder
 
 

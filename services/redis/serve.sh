@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts the queue with the password from its secret, which stands on no command line.
+# Starts the queue with its users from their secret; the server knows digests, not passwords.
 set -euo pipefail
 exec redis-server - <<CONFIG
 bind 0.0.0.0
@@ -9,5 +9,5 @@ appendonly yes
 appendfsync everysec
 save ""
 maxmemory-policy noeviction
-requirepass $(cat /run/secrets/tilus_redis_password)
+aclfile /run/secrets/tilus_redis_users
 CONFIG

@@ -146,8 +146,10 @@ def kill(household, chance: random.Random) -> str:
     return name.split("-")[0].split("'")[0] + (" child" if "'" in name else "")
 
 
-def storm(root: Path, tasks: int, pause: float, seconds: float, seed: int) -> SimpleNamespace:
-    """Run so many tasks in `root`, killing something every `pause` seconds on average."""
+def storm(
+    root: Path, tasks: int, pause: float, seconds: float, seed: int, kills: int = sys.maxsize
+) -> SimpleNamespace:
+    """Run so many tasks in `root`; kill something every `pause` seconds, `kills` times at most."""
     os.environ |= {"STORM_TASKS": str(tasks), "STORM_LOG": str(root / "builds")}
     install(tasks)
     processes.RESTARTS = tasks  # a storm is no reason to give up
@@ -158,7 +160,7 @@ def storm(root: Path, tasks: int, pause: float, seconds: float, seed: int) -> Si
     )
     services = {role: ("-m", "tests.services.storm", role) for role in ROLES}
     request = RunRequest(figure=FIGURE, mode="measured", gpu=GPU, uuid=DEVICE.uuid)
-    chance, kills = random.Random(seed), Counter()
+    chance, killed = random.Random(seed), Counter()
     started = time.monotonic()
     with processes.local_fleet(settings, GPU, services) as (household, client):
         answer = client.post("/v1/runs", json=request.model_dump(mode="json"), timeout=300)
@@ -169,16 +171,16 @@ def storm(root: Path, tasks: int, pause: float, seconds: float, seed: int) -> Si
             time.sleep(0.05)
             household.watch()
             now = time.monotonic()
-            if now > next_kill:
-                kills[kill(household, chance)] += 1
+            if now > next_kill and killed.total() < kills:
+                killed[kill(household, chance)] += 1
                 next_kill = now + chance.expovariate(1 / pause)
             if now > next_look:
                 with suppress(httpx.HTTPError):
                     answer = client.get(f"/v1/runs/{state.id}").raise_for_status()
                     state = RunState.model_validate_json(answer.content)
-                next_look = time.monotonic() + tasks / 1000
+                next_look = time.monotonic() + max(0.25, tasks / 1000)
         metrics = client.get("/metrics").text
-    return found(settings, state, tasks, kills, queued - started, started, metrics)
+    return found(settings, state, tasks, killed, queued - started, started, metrics)
 
 
 def found(settings, state, tasks, kills, queueing, started, metrics) -> SimpleNamespace:

@@ -11,6 +11,7 @@ import pytest
 from redis.exceptions import NoPermissionError, RedisError
 
 from services.access import ROLES, users
+from services.driver.compose import make_secrets
 from services.driver.processes import pings, redis_server
 from services.notes import Note
 from services.queue import (
@@ -240,3 +241,15 @@ def test_the_file_has_no_password_in_it():
     text = users(PASSWORDS)
     assert not any(password in text for password in PASSWORDS.values())
     assert text.count("nopass") == 1 and text.startswith("user default")
+
+
+def test_secrets_are_made_once_and_the_servers_file_fits_them(tmp_path):
+    folder = tmp_path / "secrets"
+    for _ in range(2):
+        make_secrets(folder)
+        found = {path.name: path.read_text() for path in folder.iterdir()}
+    make_secrets(folder)
+    assert found == {path.name: path.read_text() for path in folder.iterdir()}
+    assert found["redis_users"] == users({role: found[f"redis_{role}"] for role in ROLES})
+    assert len(set(found.values())) == len(ROLES) + 2 and found["queue_key"]
+    assert folder.stat().st_mode & 0o077 == 0

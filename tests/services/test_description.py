@@ -1,7 +1,5 @@
 """The API answers what its description says, whatever it is asked."""
 
-import time
-
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -19,8 +17,7 @@ from services.compiler.jobs import build_kernel
 from services.messages import RunRequest
 from tests.services.fake import spec
 
-EXAMPLES = 8  # of each operation and kind of request
-SECONDS = 10.0  # for all operations; what comes later is asked once
+EXAMPLES = 6  # of each operation and kind of request
 CHECKS = [
     status_code_conformance,
     content_type_conformance,
@@ -61,14 +58,13 @@ def choices(path: str, there: dict[str, str]) -> list[dict[str, str] | None]:
 def test_no_request_finds_an_answer_that_is_not_described(client, fleet, mode):
     there = known(client, fleet)
     api = schemathesis.openapi.from_asgi("/openapi.json", create_app(fleet))
-    deadline = time.monotonic() + SECONDS / 2
     operations = [found.ok() for found in api.get_all_operations()]
     asked = {f"{each.method} {each.path}": 0 for each in operations}
     for operation in operations:
         for names in choices(operation.path, there):
 
             @given(operation.as_strategy(mode, path_parameters=names))
-            @settings(max_examples=EXAMPLES if time.monotonic() < deadline else 1, **ASKING)
+            @settings(max_examples=EXAMPLES, **ASKING)
             def holds(case):
                 answer = case.call()
                 assert answer.status_code < 500 or answer.status_code == NOT_HERE, answer.text
@@ -79,5 +75,5 @@ def test_no_request_finds_an_answer_that_is_not_described(client, fleet, mode):
                 holds()
             except Unsatisfiable as error:
                 assert mode is NEGATIVE, error  # nothing can be said that is not described
-    assert mode is NEGATIVE or min(asked.values()) > 0
-    assert sum(asked.values()) > 3 * len(operations)
+    least = 1 if mode is POSITIVE else 0
+    assert min(asked.values()) >= least and asked["post /v1/runs"] >= EXAMPLES
