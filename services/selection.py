@@ -63,13 +63,13 @@ def fitted(request: RunRequest) -> RunRequest:
             ),
         }
     )
+    asked = {
+        "executors": request.executors or (),
+        "dtypes": tuple(map(type_name, request.dtypes or ())),
+    }
     for kind, left in (("executors", changed.executors), ("dtypes", changed.dtypes)):
         if left == ():
-            asked = _listed(
-                map(type_name, request.dtypes) if kind == "dtypes" else request.executors
-            )
-            raise BadRequest(f"figure {request.figure} has no cell of {asked}")
-    check(changed)
+            raise BadRequest(f"figure {request.figure} has no cell of {_listed(asked[kind])}")
     return changed
 
 
