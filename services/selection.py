@@ -70,6 +70,7 @@ def fitted(request: RunRequest) -> RunRequest:
     for kind, left in (("executors", changed.executors), ("dtypes", changed.dtypes)):
         if left == ():
             raise BadRequest(f"figure {request.figure} has no cell of {_listed(asked[kind])}")
+    check(changed)
     return changed
 
 
