@@ -76,7 +76,10 @@ def render(
         figure,
         lambda: PICTURES[made.picture](shown, words),
         captions.made_up(found),
-        {"csv": rows.as_csv(table, beside), "txt": rows.as_text(table, _lines(words), beside)},
+        {
+            "csv": rows.as_csv(table, beside),
+            "txt": rows.as_text(table, _lines(words, "speedup"), beside),
+        },
         out,
     )
 
@@ -107,7 +110,7 @@ def render_models(
         captions.made_up(found),
         {
             "csv": model_rows.as_csv(table, beside),
-            "txt": model_rows.as_text(table, _lines(words), beside),
+            "txt": model_rows.as_text(table, _lines(words, "latency"), beside),
         },
         out,
     )
@@ -117,9 +120,10 @@ def _gpu(table: Sequence[ModelRow]) -> str:
     return next((row.gpu for row in table), "")
 
 
-def _lines(words: Words) -> list[str]:
-    """What stands above a table and below it."""
-    beside = "ours/ref: ours over " + words.reference.removeprefix("not ours: ")
+def _lines(words: Words, compared: str) -> list[str]:
+    """What stands above a table and below it; `compared` is what its ratios are of."""
+    there = words.reference.removeprefix("not ours: ")
+    beside = f"ours/ref: our {compared} over that of {there}"
     return [words.title, words.subtitle, words.footer, *([beside] if words.reference else [])]
 
 

@@ -1,11 +1,13 @@
 """The inputs and the reference of a measurement, made on the CPU as a GPU would make them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import tilus
 from services.experiments import plain, workload
-from services.runner.bench import inputs_sha256, make_problem, reference
+from services.runner.bench import TorchBench, inputs_sha256, make_problem, reference
 from tilus.dtypes import SMALL_FLOATS
 
 torch = pytest.importorskip("torch", reason="inputs are made with PyTorch")
@@ -84,3 +86,35 @@ def test_the_digest_covers_every_input():
         assert inputs_sha256(problem) != before
         tensor.view(-1)[0] = kept
     assert inputs_sha256(problem) == before
+
+
+def error_of(spoil):
+    """The bench's verdict on outputs that are right in f16 before `spoil` changes them."""
+    problem = small("uint4")
+    right = reference(problem)
+    cuda = SimpleNamespace(synchronize=lambda: None)
+    bench = SimpleNamespace(
+        problem=problem, slots=2, reference=right, torch=SimpleNamespace(cuda=cuda)
+    )
+
+    def launch(slot):
+        problem.outputs[slot] = right[slot].half()
+        spoil(slot, problem.outputs[slot])
+
+    return TorchBench.relative_error(bench, launch)
+
+
+def test_the_error_is_that_of_the_worst_slot_and_what_is_not_written_is_wrong():
+    assert error_of(lambda slot, out: None) < 5e-4
+    half_off = error_of(lambda slot, out: out.mul_(1.5) if slot == 1 else None)
+    assert half_off == pytest.approx(0.5, abs=1e-3)
+    assert error_of(lambda slot, out: out[0, 0].fill_(float("nan"))) == float("inf")
+
+
+def test_a_reference_of_many_columns_is_made_in_parts():
+    problem = make_problem(workload("uint4", 2, 4100, 128), 1, multiprocessors=1, device="cpu")
+    first = problem.codes[:, :100], problem.scales[:, :100], problem.zeros[:, :100]
+    values = (first[0].double() - first[2].double()) * first[1].double()
+    part = problem.activations.double() @ values
+    np.testing.assert_allclose(reference(problem)[..., :100], part, rtol=1e-12)
+    assert reference(problem)[..., -1].abs().min() > 0

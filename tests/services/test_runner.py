@@ -17,7 +17,7 @@ from services.records import load, record_path
 from services.revision import Revision
 from services.runner import child, jobs
 from services.runner.measure import REPEATS, WARM_UPS, Option, measure, percentile
-from services.settings import ROOT
+from services.settings import ROOT, Settings
 from services.store import Store
 from tests.services.bench import DEVICE, Numbers, Scripted, built, spec
 
@@ -270,3 +270,11 @@ def test_a_child_can_say_more_than_a_pipe_holds():
 @pytest.mark.parametrize(("percent", "sample"), [(0, 1.0), (10, 1.4), (50, 3.0), (100, 5.0)])
 def test_percentiles_are_interpolated(percent, sample):
     assert percentile([5.0, 1.0, 4.0, 2.0, 3.0], percent) == pytest.approx(sample)
+
+
+def test_a_large_product_gets_longer_and_a_measurement_ends_before_its_job_does():
+    work = [cell.workload for figure in FIGURES.values() for cell in figure.cells]
+    assert jobs.longer(min(work, key=lambda one: one.m * one.n * one.k)) < 0.1
+    most = max(map(jobs.longer, work))
+    assert most > jobs.CHILD_SECONDS
+    assert (jobs.RESTARTS + 1) * (jobs.CHILD_SECONDS + most) < Settings().measure_seconds
