@@ -56,10 +56,10 @@ def export(folder: Folder, keys: Iterable[str], path: Path, made_by: str) -> lis
     """Write the artifacts of these keys that are whole into one file; returns their keys."""
     with folder.locked(exclusive=False):
         sealed, sizes = _whole(folder, keys)
-        pieces = {f"cas/{name}": Piece(size=sizes[name], sha256=name) for name in sorted(sizes)}
-        for key in sorted(sealed):
-            piece = Piece(size=len(sealed[key]), sha256=digest(sealed[key]))
-            pieces[f"ac/{key}"] = piece
+        pieces = {f"cas/{name}": Piece(size=size, sha256=name) for name, size in sizes.items()} | {
+            f"ac/{key}": Piece(size=len(content), sha256=digest(content))
+            for key, content in sealed.items()
+        }
         index = Index(made_by=made_by, pieces=pieces)
         text = json.dumps(index.model_dump(), indent=1, sort_keys=True).encode() + b"\n"
         with replacing(path) as file, tarfile.open(fileobj=file, mode="w", format=FORMAT) as tar:

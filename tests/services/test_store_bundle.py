@@ -116,14 +116,17 @@ def test_a_bundle_that_was_cut_imports_nothing(path, tmp_path):
     assert tree(other) == {}
 
 
+def index_of(pieces):
+    told = {name: {"size": len(content), "sha256": digest(content)} for name, content in pieces}
+    return json.dumps({"version": 1, "pieces": told}).encode()
+
+
 def tar(pieces, index=None, edit=lambda member: None):
     """A bundle of these pieces, with an index that agrees unless another one is given."""
-    if index is None:
-        told = {name: {"size": len(content), "sha256": digest(content)} for name, content in pieces}
-        index = json.dumps({"version": 1, "pieces": told}).encode()
     packed = io.BytesIO()
+    first = ("index.json", index_of(pieces) if index is None else index)
     with tarfile.open(fileobj=packed, mode="w") as made:
-        for name, content in [("index.json", index), *pieces]:
+        for name, content in [first, *pieces]:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             edit(member)
@@ -134,6 +137,8 @@ def tar(pieces, index=None, edit=lambda member: None):
 BYTES = (f"cas/{digest(b'bytes')}", b"bytes")
 NAMES_BYTES = (f"ac/{key_of(0)}", seal(manifest(key_of(0), files={"a": digest(b"bytes")})))
 OUTSIDE = (f"ac/{key_of(0)}", seal(manifest(key_of(0), files={"../a": digest(b"bytes")})))
+# Manifests of one key, of equal length.
+ONE, TWO = ((f"ac/{key_of(2)}", seal(manifest(key_of(2), built_by=who))) for who in ("one", "two"))
 NAMES_MANIFEST = (f"ac/{key_of(1)}", seal(manifest(key_of(1), files={"a": key_of(0)})))
 
 
@@ -160,6 +165,7 @@ def link(member):
         (tar([NAMES_BYTES]), "do not stand before it"),
         (tar([BYTES, NAMES_BYTES, NAMES_MANIFEST]), "do not stand before it"),
         (tar([BYTES, OUTSIDE]), "no manifest"),
+        (tar([ONE], index=index_of([TWO])), "not what the index says"),
         (tar([(f"cas/{digest(bytes(LIMIT + 1))}", bytes(LIMIT + 1))]), "at most 1048576"),
     ],
 )

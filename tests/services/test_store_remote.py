@@ -28,7 +28,7 @@ from tests.services.artifacts import FILES, KEY, flipped, key_of, manifest, over
 from tests.services.ends import ENDS, api_end, serving
 from tests.services.fake import Fake, built, spec
 
-LIMIT = 1 << 20
+LIMIT = 2 << 20
 
 
 @pytest.fixture(params=ENDS)
@@ -131,7 +131,7 @@ def test_two_machines_that_build_one_key_at_once_leave_one_of_both(end, tmp_path
 
     def read():
         seen = 0
-        while not done.is_set() or not seen:
+        while not done.is_set():
             found = reader.get_manifest(KEY)
             if found is not None:
                 assert_of_one_writer(reader, found)
@@ -140,8 +140,10 @@ def test_two_machines_that_build_one_key_at_once_leave_one_of_both(end, tmp_path
 
     with ThreadPoolExecutor(3) as threads:
         reading = threads.submit(read)
-        list(threads.map(write, range(2)))
-        done.set()
+        try:
+            list(threads.map(write, range(2)))
+        finally:
+            done.set()
         assert reading.result() > 0
     assert_of_one_writer(reader, reader.get_manifest(KEY))
     assert not (tmp_path / "aside").exists()
@@ -194,6 +196,7 @@ def test_our_api_bounds_an_artifact_and_nothing_else_is_so_large(api):
     answer = httpx.put(f"{api.url}/cas/{digest(large)}", content=large)
     assert answer.status_code == 413 and f"{LIMIT} bytes" in answer.json()["detail"]
     assert httpx.put(f"{api.url}/cas/{digest(large[1:])}", content=large[1:]).is_success
+    assert httpx.post(f"{api.url}/v1/runs", content=large[1:]).status_code == 413
     answer = httpx.put(f"{api.url}/cas/{KEY}", content=iter([b"x"]))
     assert answer.status_code == 411
 
@@ -296,6 +299,14 @@ def test_an_answer_that_is_neither_yes_nor_no_is_not_absence(script, tmp_path, s
         with pytest.raises(Unreachable, match=str(status)):
             ask(remote(script.url, tmp_path, waits=(0.01,)))
     assert script.asked == 2
+
+
+def test_what_could_not_be_shared_is_not_taken_for_built(script, tmp_path):
+    """The far end takes the file and refuses the manifest."""
+    script.answers = [(201, b"", 0), (400, b"", 0)]
+    with pytest.raises(Unreachable, match="PUT ac/"):
+        cached(script.url, tmp_path).put(manifest(), {"a": b""})
+    assert Folder(tmp_path).get_manifest(KEY) is None
 
 
 def test_an_answer_without_an_end_is_cut_short(script, tmp_path):

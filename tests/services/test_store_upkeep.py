@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -120,6 +121,19 @@ def test_what_a_kept_manifest_names_is_never_removed(tmp_path):
         assert total(store) <= max_bytes and verify(store).good and not verify(store).unnamed
         assert all(used[i] >= time.time() - max_age for i in kept)
         assert all(used[i] > used[j] for i in kept for j in range(8) if j not in kept)
+
+
+def test_collecting_and_writing_wait_for_each_other(tmp_path):
+    store, other = Folder(tmp_path), Folder(tmp_path)
+    with ThreadPoolExecutor(1) as threads:
+        for exclusive, work in (
+            (True, lambda: other.put(manifest(), {"a": b"a"})),
+            (False, lambda: collect(other, 0, 0)),
+        ):
+            with store.locked(exclusive=exclusive):
+                working = threads.submit(work)
+                assert not wait([working], 0.3).done
+            assert working.result(30)
 
 
 def put_for_ever(root, number):
