@@ -11,6 +11,9 @@ Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Arch = Annotated[str, Field(pattern=r"^sm_\d{2,3}a?$")]
 Mode = Literal["measured", "recorded"]
 
+FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$"
+FileName = Annotated[str, Field(pattern=FILE_NAME)]
+
 
 def digest(content: bytes) -> str:
     """SHA-256 of the bytes, 64 lower-case hex digits."""
@@ -102,7 +105,7 @@ class Manifest(Data):
     version: int = 1
     key: Key
     spec: KernelSpec
-    files: dict[str, str] = {}
+    files: dict[FileName, Key] = {}
     facts: dict[str, Parameter | float] = {}
     versions: dict[str, str] = {}
     seconds: float = 0.0

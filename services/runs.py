@@ -59,7 +59,7 @@ from services.reference import check_reference
 from services.selection import BadRequest, no_records, selected, selected_models
 from services.settings import Settings
 from services.signing import serializer
-from services.store import Store, check_key, write_atomic
+from services.store import Folder, Store, check_key, write_atomic
 
 CHECKED = "tilus"
 RECORDED_ON = "nvidia-h100-80gb-hbm3"
@@ -80,7 +80,7 @@ class Fleet:
     """What a run is worked out from: the knobs, the artifacts, the queue, the executors."""
 
     settings: Settings
-    store: Store
+    store: Folder
     connection: Redis
     executors: Mapping[str, Executor]
 

@@ -35,6 +35,15 @@ class Settings(BaseSettings):
     )
     state: Path = Field(default=ROOT / ".state", description="runs, logs, locks, the queue's log")
     store: Path = Field(default=ROOT / "cache", description="compiled kernels, by content")
+    store_url: str = Field(
+        default="",
+        validation_alias=AliasChoices("STORE_URL", "TILUS_STORE_URL"),
+        description="where the fleet shares kernels, http://, https://, file:// or a folder; "
+        "empty: the folder alone, which else is in front of what HTTP serves",
+    )
+    store_token: SecretStr = Field(
+        default=SecretStr(""), description="bearer token that writing to STORE_URL needs"
+    )
     results: Path = Field(default=ROOT / "results", description="records and figures")
     recorded: Path = Field(
         default=ROOT / "results" / "recorded", description="records that came with the project"
@@ -46,6 +55,9 @@ class Settings(BaseSettings):
     measure_seconds: int = Field(default=1800, ge=1, description="limit of one measurement")
     queue_limit: int = Field(default=10_000, ge=1, description="jobs waiting before 429")
     body_limit: int = Field(default=1 << 20, ge=1, description="bytes of a request before 413")
+    artifact_limit: int = Field(
+        default=64 << 20, ge=1, description="bytes of one stored file before 413"
+    )
     api_port: int = Field(default=0, ge=0, le=65535, description="0: any free port")
     token: SecretStr = Field(
         default=SecretStr(""), description="bearer token that writing needs; empty: loopback only"
@@ -68,6 +80,7 @@ def environment(settings: Settings) -> dict[str, str]:
     fixed = {
         "REDIS_URL": settings.redis_url,
         "TILUS_QUEUE_KEY": settings.queue_key.get_secret_value(),
+        "STORE_URL": settings.store_url,
         "TILUS_COMMIT": settings.commit,
         "TILUS_CACHE": "off",  # the store keeps the kernels
     }

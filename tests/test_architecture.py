@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "services.messages": "pydantic",
     "services.settings": "pydantic pydantic_settings",
     "services.revision": "services.settings",
-    "services.store": "pydantic services.messages",
+    "services.store": "httpx pydantic services.messages services.settings",
     "services.signing": "pydantic",
     "services.notes": "pydantic redis services.messages",
     "services.access": "services.messages",

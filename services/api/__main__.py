@@ -9,7 +9,7 @@ from services.executors import EXECUTORS
 from services.queue import COMPILE, connect
 from services.runs import Fleet
 from services.settings import load
-from services.store import Store
+from services.store import open_store
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=settings.api_port)
     options = parser.parse_args()
     connection = connect(settings.redis_url, settings.redis_password.get_secret_value())
-    fleet = Fleet(settings, Store(settings.store), connection, EXECUTORS)
+    fleet = Fleet(settings, open_store(settings), connection, EXECUTORS)
     fleet.queue(COMPILE)  # raises where work could not be signed
     app = create_app(fleet)
     uvicorn.run(app, fd=options.fd, host=options.host, port=options.port, log_level="warning")

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from services import notes, runs
-from services.api import jobs, kernels, metrics, problems
+from services.api import artifacts, jobs, kernels, metrics, problems
 from services.api import runs as run_routes
 from services.api.problems import problem
 from services.experiments import MODEL_FIGURES
@@ -21,7 +21,6 @@ from services.records import ModelRecord, Record, load, load_models, record_path
 from services.runs import Fleet
 
 RESUME_SECONDS = 10.0
-FREE_BYTES = 1 << 28
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Next = Callable[[Request], Awaitable[Response]]
@@ -45,6 +44,8 @@ def create_app(fleet: Fleet) -> FastAPI:
     app.include_router(kernels.router(fleet, asked))
     app.include_router(jobs.router(fleet))
     app.include_router(run_routes.router(fleet, watched, asked))
+    for router in artifacts.routers(fleet):
+        app.include_router(router)
 
     @app.get("/v1/results", tags=["results"])
     def results(
@@ -80,7 +81,7 @@ def _ready(fleet: Fleet) -> dict[str, int]:
     except RedisError as error:
         raise HTTPException(503, f"the queue does not answer: {error}") from None
     free = shutil.disk_usage(fleet.store.root).free
-    if free < FREE_BYTES:
+    if not artifacts.has_room(fleet.store):
         raise HTTPException(503, f"the store has {free >> 20} MiB left: make room")
     return {"compilers": workers, "free_mib": free >> 20}
 
@@ -97,11 +98,13 @@ def _bounds(fleet: Fleet) -> Callable[[Request, Next], Awaitable[Response]]:
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or "transfer-encoding" in request.headers:
             return problem(411, "send the body with its length")
-        if int(length) > settings.body_limit:
-            return problem(413, f"the body may have {settings.body_limit} bytes, not {length}")
-        waiting = await asyncio.to_thread(_waiting, fleet)
-        if request.method == "POST" and waiting >= settings.queue_limit:
-            return problem(429, f"{waiting} jobs are waiting: try later", {"Retry-After": "10"})
+        limit = artifacts.body_limit(request.url.path, settings)
+        if int(length) > limit:
+            return problem(413, f"the body may have {limit} bytes, not {length}")
+        if request.method == "POST":
+            waiting = await asyncio.to_thread(_waiting, fleet)
+            if waiting >= settings.queue_limit:
+                return problem(429, f"{waiting} jobs are waiting: try later", {"Retry-After": "10"})
         return await call_next(request)
 
     return dispatch

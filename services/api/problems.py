@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from services.messages import Problem
 from services.selection import BadRequest
+from services.store import Unreachable
 
 MEDIA = "application/problem+json"
 
@@ -24,7 +25,10 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
 
 
 # What an answer other than a success can be, and what it then says.
-ANYWHERE = {"422": "the request says something that cannot be", "503": "the queue does not answer"}
+ANYWHERE = {
+    "422": "the request says something that cannot be",
+    "503": "queue or store do not answer",
+}
 WRITING = {
     "401": "writing needs the token",
     "411": "the body has no length",
@@ -51,6 +55,19 @@ SOMEWHERE = {
     ("delete", "/v1/runs/{identity}"): {"404": "there is no such run"},
     ("get", "/v1/runs/{identity}/events"): {"404": "there is no such run"},
     ("get", "/v1/runs/{identity}/figures/{name}"): {"404": "no such file is drawn"},
+    **{
+        (method, f"/{space}/{{name}}"): said
+        for space in ("ac", "cas")
+        for method, said in {
+            "get": {"404": "no such bytes are stored"},
+            "head": {"404": "no such bytes are stored"},
+            "put": {
+                "400": "the body ended early",
+                "403": "without a token only this machine writes",
+                "507": "the store's disk is full",
+            },
+        }.items()
+    },
 }
 
 
@@ -76,7 +93,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 
 def _problems(method: str, path: str) -> dict[str, str]:
-    writing = WRITING if method in ("post", "delete") else {}
+    writing = WRITING if method in ("post", "put", "delete") else {}
     posting = POSTING if method == "post" else {}
     return ANYWHERE | writing | posting | SOMEWHERE.get((method, path), {})
 
@@ -102,6 +119,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RedisError)
     async def no_queue(_: Request, error: RedisError) -> JSONResponse:
         return problem(503, f"the queue does not answer: {error}", {"Retry-After": "2"})
+
+    @app.exception_handler(Unreachable)
+    async def no_store(_: Request, error: Unreachable) -> JSONResponse:
+        return problem(503, str(error), {"Retry-After": "2"})
 
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> JSONResponse:

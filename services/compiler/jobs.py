@@ -10,7 +10,7 @@ from services.executors.base import Executor
 from services.messages import KernelSpec, Manifest
 from services.revision import revision
 from services.settings import load
-from services.store import Store, check_key
+from services.store import Store, check_key, open_store
 
 # Relative to the float64 reference, in the Frobenius norm; f16 inputs and outputs stay well below.
 TOLERANCE = 2e-3
@@ -25,7 +25,7 @@ def build(message: dict[str, JsonValue]) -> dict[str, JsonValue]:
     settings = load()
     commit = revision(settings.commit).commit
     spec = KernelSpec.model_validate(message)
-    return {"key": build_kernel(spec, Store(settings.store), EXECUTORS, commit).key}
+    return {"key": build_kernel(spec, open_store(settings), EXECUTORS, commit).key}
 
 
 def check(message: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -33,7 +33,7 @@ def check(message: dict[str, JsonValue]) -> dict[str, JsonValue]:
     settings = load()
     commit = revision(settings.commit).commit
     spec = KernelSpec.model_validate(message)
-    return {"key": check_kernel(spec, Store(settings.store), EXECUTORS, commit).key}
+    return {"key": check_kernel(spec, open_store(settings), EXECUTORS, commit).key}
 
 
 def build_kernel(
@@ -45,7 +45,7 @@ def build_kernel(
     with store.claim(key):
         stored = store.get_manifest(key)
         if stored is not None:
-            return stored
+            return store.share(stored)
         started = datetime.now(UTC)
         built = executor.build(spec)
         manifest = Manifest(
@@ -69,7 +69,7 @@ def check_kernel(
     with store.claim(key):
         stored = store.get_manifest(key)
         if stored is not None:
-            return stored
+            return store.share(stored)
         started = datetime.now(UTC)
         found = executor.check(spec)
         if found is None:

@@ -70,6 +70,8 @@ def _main(options: Options, console: Console) -> int:
     settings = load()
     settings = settings.model_copy(update={"commit": revision(settings.commit).commit})
     session = _session(options, settings, console)
+    if options.no_cache and settings.store_url:
+        raise BadRequest("--no-cache forgets kernels, and others use those of STORE_URL: unset it")
     requests = [_one(options.figure, session)] if options.figure is not None else _all(session)
     if session.device is None and options.mode == "auto":
         console.print("no GPU here: times come from the records that came with the project")

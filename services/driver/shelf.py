@@ -5,18 +5,18 @@ from pathlib import Path
 
 from services.messages import KernelSpec
 from services.settings import load
-from services.store import Store
+from services.store import Folder, open_store
 
 
 def main() -> None:
     """Lay the store out beside it and print where."""
     settings = load()
     shelf = settings.state / "shelf"
-    lay_out(Store(settings.store), shelf)
+    lay_out(open_store(settings), shelf)
     print(shelf)
 
 
-def lay_out(store: Store, shelf: Path) -> int:
+def lay_out(store: Folder, shelf: Path) -> int:
     """Fill `shelf` anew with a folder for each whole kernel; returns how many."""
     shutil.rmtree(shelf, ignore_errors=True)
     shelf.mkdir(parents=True)

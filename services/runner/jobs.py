@@ -44,7 +44,7 @@ from services.runner.measure import (
 from services.runner.measure import measure as measure_options
 from services.settings import Settings
 from services.settings import load as load_settings
-from services.store import Store
+from services.store import Store, open_store
 
 CHILD_SECONDS = 120.0
 LAUNCHES, SLOW_FLOPS = 1000, 5e13  # what a measurement takes of a kernel, at how many a second
@@ -81,7 +81,7 @@ def measure(message: dict[str, JsonValue]) -> dict[str, JsonValue]:
 def house(settings: Settings) -> House:
     """The house of this process."""
     return House(
-        store=Store(settings.store),
+        store=open_store(settings),
         results=settings.results,
         locks=settings.state / "locks",
         executors=EXECUTORS,

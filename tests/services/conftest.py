@@ -8,7 +8,7 @@ from services.driver.processes import pings, redis_command, redis_server
 from services.queue import connect
 from services.runs import Fleet
 from services.settings import load
-from services.store import Store
+from services.store import Folder
 from tests.services.fake import Fake
 
 
@@ -42,7 +42,7 @@ def fleet(tmp_path, redis):
         update={name: tmp_path / name for name in ("state", "store", "results", "recorded")}
     )
     executors = {name: Fake(name, tmp_path / "builds") for name in ("fake", "tilus")}
-    return Fleet(settings, Store(settings.store), redis, executors)
+    return Fleet(settings, Folder(settings.store), redis, executors)
 
 
 @pytest.fixture

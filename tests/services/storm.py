@@ -39,7 +39,7 @@ from services.records import load, record_path
 from services.runner import jobs
 from services.settings import Settings
 from services.settings import load as load_settings
-from services.store import Store, write_atomic
+from services.store import Folder, write_atomic
 from tests.services.bench import DEVICE, Numbers, Scripted
 from tilus.runtime import nvrtc
 
@@ -192,7 +192,7 @@ def found(settings, state, tasks, kills, queueing, started, metrics) -> SimpleNa
         if cell.executor == "tiny"
         for spec in EXECUTORS["tiny"].candidates(cell.workload, "sm_90")
     }
-    stored = [key for key in keys if Store(settings.store).get_manifest(key) is not None]
+    stored = [key for key in keys if Folder(settings.store).get_manifest(key) is not None]
     builds = (settings.state.parent / "builds").read_text().split()
     return SimpleNamespace(
         tasks=len(wanted) + len(keys) + 1,

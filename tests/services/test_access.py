@@ -29,7 +29,7 @@ from services.queue import (
 )
 from services.settings import ROOT, environment, load
 from services.signing import Forged, Plain, Signed, Unsigned, serializer
-from services.store import Store
+from services.store import Folder
 from tests.services.fake import spec
 
 KEY = "the key of this fleet"
@@ -69,7 +69,7 @@ def house(tmp_path, address, people):
     """A store, the API's end of the queue, and a compile worker on both."""
 
     class House:
-        store = Store(tmp_path / "store")
+        store = Folder(tmp_path / "store")
         log = tmp_path / "builds"
         queue = FleetQueue(COMPILE, people["api"], Signed(KEY))
 

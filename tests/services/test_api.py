@@ -198,4 +198,12 @@ def test_readiness_needs_the_queue_and_health_does_not(client, fleet, tmp_path):
 
 def test_the_interface_describes_itself(client):
     paths = client.get("/openapi.json").json()["paths"]
-    assert {"/v1/kernels", "/v1/jobs", "/v1/runs", "/v1/results", "/readyz"} <= set(paths)
+    assert {
+        "/ac/{name}",
+        "/cas/{name}",
+        "/v1/kernels",
+        "/v1/jobs",
+        "/v1/runs",
+        "/v1/results",
+        "/readyz",
+    } <= set(paths)

@@ -1,13 +1,13 @@
 import pytest
 
 from services.compiler.jobs import TOLERANCE, WrongKernel, build_kernel, check_kernel
-from services.store import Store, check_key
+from services.store import Folder, check_key
 from tests.services.fake import Fake, built, spec
 
 
 @pytest.fixture
 def house(tmp_path):
-    return Store(tmp_path / "store"), {"fake": Fake("fake", tmp_path / "builds")}
+    return Folder(tmp_path / "store"), {"fake": Fake("fake", tmp_path / "builds")}
 
 
 def test_the_manifest_says_what_was_built_by_whom_and_from_what(house):

@@ -153,6 +153,13 @@ def test_what_is_missing_is_told_by_executor(house):
     assert told[0] == "30 cells have no number and are marked n/a: ladder 24, marlin 6"
 
 
+def test_what_others_share_is_not_forgotten(house, monkeypatch, capsys):
+    monkeypatch.setenv("STORE_URL", "http://store")
+    assert app.main(["--no-cache"]) == 2
+    assert "others use those of STORE_URL: unset it" in capsys.readouterr().err
+    assert list(house.iterdir()) == []
+
+
 def test_a_device_that_is_not_there_is_told_from_those_that_are(house, monkeypatch, capsys):
     monkeypatch.setattr(app, "devices", lambda: [H200])
     assert app.main(["--device", "cuda:1"]) == 2

@@ -21,7 +21,7 @@ from services.queue import (
     submit,
 )
 from services.settings import ROOT, environment, load
-from services.store import Store
+from services.store import Folder
 from tests.services.fake import built, spec
 
 BUILD = "services.compiler.jobs.build"
@@ -32,7 +32,7 @@ def house(tmp_path, redis, redis_url):
     """A store, a build log, and a way to start compile workers on them."""
 
     class House:
-        store = Store(tmp_path / "store")
+        store = Folder(tmp_path / "store")
         log = tmp_path / "builds"
         queue = FleetQueue(COMPILE, redis)
         environment = environment(

@@ -18,7 +18,7 @@ from services.revision import Revision
 from services.runner import child, jobs
 from services.runner.measure import REPEATS, WARM_UPS, Option, measure, percentile
 from services.settings import ROOT, Settings
-from services.store import Store
+from services.store import Folder
 from tests.services.bench import DEVICE, Numbers, Scripted, built, spec
 
 CELL = FIGURES[9].cells[3].model_copy(update={"executor": "scripted"})
@@ -27,7 +27,7 @@ GPU = "fixture-gpu"
 
 def house(tmp_path, specs, seconds=20.0):
     return jobs.House(
-        store=Store(tmp_path / "store"),
+        store=Folder(tmp_path / "store"),
         results=tmp_path / "results",
         locks=tmp_path / "locks",
         executors={"scripted": Scripted(specs)},

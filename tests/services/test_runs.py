@@ -13,7 +13,7 @@ from services.records import append, record_path
 from services.runs import Fleet
 from services.selection import BadRequest, fitted, selected_models
 from services.settings import load
-from services.store import Store
+from services.store import Folder
 from tests.services.fake import Fake
 from tests.services.made_up import model_records
 from tests.services.records import record
@@ -29,7 +29,7 @@ def fleet(tmp_path, redis):
         update={name: tmp_path / name for name in ("state", "store", "results", "recorded")}
     )
     executors = {name: Fake(name, tmp_path / "builds") for name in ("tilus", "triton")}
-    return Fleet(settings, Store(settings.store), redis, executors)
+    return Fleet(settings, Folder(settings.store), redis, executors)
 
 
 def kinds(plan, *, stored):

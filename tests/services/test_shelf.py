@@ -6,12 +6,12 @@ import sys
 from services.compiler.jobs import build_kernel, check_kernel
 from services.driver.shelf import lay_out
 from services.settings import ROOT
-from services.store import Store
+from services.store import Folder
 from tests.services.fake import Fake, spec
 
 
 def test_every_kernel_is_a_folder_and_every_check_is_not(tmp_path):
-    store, executors = Store(tmp_path / "store"), {"fake": Fake("fake", tmp_path / "builds")}
+    store, executors = Folder(tmp_path / "store"), {"fake": Fake("fake", tmp_path / "builds")}
     one, two = spec(b_dtype="uint4"), spec(b_dtype="uint4", n=1)
     for kernel in (one, two):
         build_kernel(kernel, store, executors, "abc")
@@ -27,7 +27,7 @@ def test_every_kernel_is_a_folder_and_every_check_is_not(tmp_path):
 
 
 def test_a_damaged_kernel_is_left_out(tmp_path):
-    store, executors = Store(tmp_path / "store"), {"fake": Fake("fake", tmp_path / "builds")}
+    store, executors = Folder(tmp_path / "store"), {"fake": Fake("fake", tmp_path / "builds")}
     stored = build_kernel(spec(n=1), store, executors, "abc")
     path = tmp_path / "store" / "cas" / stored.files["source.cu"]
     path.chmod(0o644)

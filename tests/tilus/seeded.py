@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("tilus", "tests/tilus", "examples", "tests/examples", "docs", "pyproject.toml")
+COPIED = (
+    *("tilus", "tests/tilus", "examples", "tests/examples"),
+    *("services", "tests/services", "docs", "pyproject.toml"),
+)
 
 
 class Bug(NamedTuple):
@@ -610,8 +613,8 @@ def verdict(bug: Bug) -> str:
     return f"caught    {told[0].split('::')[-1].split('[')[0].split(' - ')[0]}"
 
 
-def main(word: str) -> int:
-    bugs = [bug for bug in BUGS if word in bug.file]
+def main(word: str, rows: list[Bug]) -> int:
+    bugs = [bug for bug in rows if word in bug.file]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         verdicts = list(pool.map(verdict, bugs))
     for bug, said in zip(bugs, verdicts, strict=True):
@@ -622,4 +625,4 @@ def main(word: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else ""))
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "", BUGS))

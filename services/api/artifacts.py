@@ -1,0 +1,99 @@
+"""/ac and /cas: the store as an HTTP cache, for workers and readers on other machines.
+
+Whoever may write `ac` decides what runs on the GPUs that read it. So writing takes the token, and
+where there is none, a client on this machine.
+"""
+
+import asyncio
+import ipaddress
+import shutil
+from collections.abc import Callable
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from starlette.requests import ClientDisconnect
+
+from services.api.kernels import Binary
+from services.messages import Key
+from services.runs import Fleet
+from services.settings import Settings
+from services.store import Folder, Space, fault, unseal
+
+FREE_BYTES = 1 << 28
+SPACES: tuple[Space, ...] = ("ac", "cas")
+# An object never changes; a manifest may be built again.
+LIFETIMES: dict[Space, str] = {"cas": "public, max-age=31536000, immutable", "ac": "no-cache"}
+
+
+def routers(fleet: Fleet) -> list[APIRouter]:
+    """The routes under /ac and those under /cas."""
+    return [_router(space, fleet) for space in SPACES]
+
+
+def body_limit(path: str, settings: Settings) -> int:
+    """How many bytes a request to this path may have."""
+    is_artifact = path.startswith(tuple(f"/{space}/" for space in SPACES))
+    return settings.artifact_limit if is_artifact else settings.body_limit
+
+
+def has_room(store: Folder) -> bool:
+    """Whether the disk has room for more artifacts."""
+    return shutil.disk_usage(store.root).free >= FREE_BYTES
+
+
+def _router(space: Space, fleet: Fleet) -> APIRouter:
+    routes = APIRouter(prefix=f"/{space}", tags=["artifacts"])
+    trusted = _trusted(fleet.settings)
+
+    @routes.head("/{name}", response_class=Binary)
+    @routes.get("/{name}", response_class=Binary)
+    def read(name: Key) -> Response:
+        """The bytes under a name, verified."""
+        content = fleet.store.get(space, name)
+        if content is None:
+            raise HTTPException(404, f"there is no {space}/{name} here")
+        headers = {"Cache-Control": LIFETIMES[space]}
+        return Response(content, headers=headers, media_type="application/octet-stream")
+
+    @routes.put("/{name}", status_code=204, dependencies=[Depends(trusted)])
+    async def write(name: Key, request: Request) -> None:
+        """Store bytes under their name: an object, or a manifest after all of its files."""
+        try:
+            content = await request.body()
+        except ClientDisconnect:
+            raise HTTPException(400, "the body ended early: send it again") from None
+        await asyncio.to_thread(_store, space, name, content, fleet.store)
+
+    return routes
+
+
+def _trusted(settings: Settings) -> Callable[[Request], None]:
+    token = settings.token.get_secret_value()
+
+    def trusted(request: Request) -> None:
+        if not token and not _is_here(request):
+            raise HTTPException(
+                403, "artifacts are written from this machine, or with a token: set TILUS_TOKEN"
+            )
+
+    return trusted
+
+
+def _is_here(request: Request) -> bool:
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+def _store(space: Space, name: str, content: bytes, store: Folder) -> None:
+    why = fault(space, name, content)
+    if why is not None:
+        raise HTTPException(422, why)
+    manifest = unseal(content) if space == "ac" else None
+    files = {} if manifest is None else manifest.files
+    absent = [file for file, found in files.items() if store.get("cas", found) is None]
+    if absent:
+        raise HTTPException(422, f"put the files before the manifest: {', '.join(absent)}")
+    if not has_room(store):
+        raise HTTPException(507, "the store's disk is full: make room, or collect garbage")
+    store.set(space, name, content)

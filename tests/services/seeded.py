@@ -1,0 +1,115 @@
+"""Seeded bugs of the services: `python -m tests.services.seeded`, as in tests.tilus.seeded."""
+
+import sys
+
+from tests.tilus.seeded import Bug, main
+
+BASE, FOLDER = "services/store/base.py", "services/store/folder.py"
+REMOTE, CACHED = "services/store/remote.py", "services/store/cached.py"
+UPKEEP, BUNDLE = "services/store/upkeep.py", "services/store/bundle.py"
+ARTIFACTS, QUEUE = "services/api/artifacts.py", "services/queue.py"
+STORE_TESTS = ("tests/services/test_store.py",)
+REMOTE_TESTS = ("tests/services/test_store_remote.py",)
+UPKEEP_TESTS = ("tests/services/test_store_upkeep.py",)
+BUNDLE_TESTS = ("tests/services/test_store_bundle.py",)
+# Puts a manifest before its files.
+FILES_FIRST = """        for name, content in files.items():
+            self.set("cas", digests[name], content)
+"""
+LAST = """        self.set("ac", stored.key, seal(stored))
+        return stored
+"""
+BEHIND = "        self.behind.set(space, name, content)\n"
+HERE = "        self.here.set(space, name, content)\n\n    def get_manifest"
+
+# fmt: off
+BUGS = [
+    Bug(BASE, "if found == name else f\"these", "if found else f\"these",
+        "an object need not have its digest", STORE_TESTS),
+    Bug(BASE, "if digest(text).encode() != expected:", "if not expected:",
+        "a manifest need not have its digest", STORE_TESTS),
+    Bug(BASE, "if manifest.key == name else", "if manifest else",
+        "a manifest may stand under any key", STORE_TESTS),
+    Bug(BASE, FILES_FIRST, """        self.set("ac", manifest.key, seal(
+            manifest.model_copy(update={"files": digests})))
+""" + FILES_FIRST,
+        "the manifest comes before its files", (*STORE_TESTS, *REMOTE_TESTS)),
+    Bug(BASE, LAST, "        return stored\n", "the manifest never comes", STORE_TESTS),
+    Bug(FOLDER, """with replacing(path, by=self.root / "tmp", mode=0o444) as file:""",
+        """with path.open("wb") as file:""",
+        "a file has its name before it is whole", STORE_TESTS),
+    Bug(FOLDER, "if fault(space, name, aside.read_bytes()) is None:", "if False:",
+        "what was repaired meanwhile is set aside", STORE_TESTS),
+    Bug(FOLDER, "temporary.unlink(missing_ok=True)\n        raise", "raise",
+        "a writer that fails leaves its file", STORE_TESTS),
+    Bug(FOLDER, "        self._set_aside(space, name)\n        return None", "        return None",
+        "what is damaged stays where it is", STORE_TESTS),
+    Bug(FOLDER, "            _touch(self.path(space, name))", "            pass",
+        "reading is not using", UPKEEP_TESTS),
+    Bug(FOLDER, "                os.utime(path)\n", "                pass\n",
+        "an object uploaded again may be collected before its manifest comes", UPKEEP_TESTS),
+    Bug(FOLDER, "fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH", "fcntl.LOCK_SH",
+        "collecting goes on while others write", UPKEEP_TESTS),
+    Bug(REMOTE, "        if fault(space, name, answer.content) is None:\n", "        if True:\n",
+        "what a far end sends is believed", REMOTE_TESTS),
+    Bug(REMOTE, "if answer.status != httpx.codes.OK:", "if answer.status >= 500:",
+        "a refusal is taken for content", REMOTE_TESTS),
+    Bug(REMOTE, "ABSENT = frozenset({", "ABSENT = frozenset({httpx.codes.FORBIDDEN, ",
+        "a refusal is taken for absence", REMOTE_TESTS),
+    Bug(REMOTE, "if not answer.passing or wait is None:", "if True:",
+        "a busy far end is not asked again", REMOTE_TESTS),
+    Bug(REMOTE, "if len(body) > self._limit:", "if False:",
+        "an answer may have any length", REMOTE_TESTS),
+    Bug(REMOTE, ".copy_with(userinfo=b\"\")", "", "a password is told", REMOTE_TESTS),
+    Bug(CACHED, BEHIND + HERE, HERE, "what is put stays here", REMOTE_TESTS),
+    Bug(CACHED, BEHIND + HERE, HERE.replace("\n\n", f"\n{BEHIND}\n"),
+        "an artifact that could not be shared counts as built", REMOTE_TESTS),
+    Bug(CACHED, "if self.behind.get_manifest(manifest.key) is None:",
+        "if self.behind.manifest(manifest.key) is None:",
+        "a lost file is not given back", REMOTE_TESTS),
+    Bug(CACHED, "        return self.here.put(found, files)", "        return found",
+        "what was read does not stay", REMOTE_TESTS),
+    Bug(UPKEEP, "sorted(_entries(folder), reverse=True)", "sorted(_entries(folder))",
+        "what was used last goes first", UPKEEP_TESTS),
+    Bug(UPKEEP, "            held |= new\n", "            held = new\n",
+        "files of kept artifacts are removed", UPKEEP_TESTS),
+    Bug(UPKEEP, "if stat.st_mtime > now - grace}", "if stat.st_mtime > now + grace}",
+        "what is being uploaded is removed", UPKEEP_TESTS),
+    Bug(UPKEEP, "entry.objects & sizes.keys() - held", "entry.objects & sizes.keys()",
+        "a shared file is counted for each artifact", UPKEEP_TESTS),
+    Bug(UPKEEP, "        if not dry:", "        if True:", "a dry run removes", UPKEEP_TESTS),
+    Bug(UPKEEP, "if names <= whole]", "if names]",
+        "what lacks a file counts as whole", UPKEEP_TESTS),
+    Bug(BUNDLE, "        if digest(content) != piece.sha256:", "        if False:",
+        "content need not be as the index says", BUNDLE_TESTS),
+    Bug(BUNDLE, "member.isreg() and member.size == size", "member.size == size",
+        "links are followed", BUNDLE_TESTS),
+    Bug(BUNDLE, "    if awaited:\n", "    if False:\n",
+        "a bundle may lack its end", BUNDLE_TESTS),
+    Bug(BUNDLE, "        for _ in contents(file, limit):\n            pass\n", "",
+        "half of a bad bundle is imported", BUNDLE_TESTS),
+    Bug(BUNDLE, "if found.space == \"cas\":", "if True:",
+        "a manifest counts as a file", BUNDLE_TESTS),
+    Bug(BUNDLE, "for key in sorted(sealed):\n", "for key in sealed:\n",
+        "the order of the keys decides a bundle's bytes", BUNDLE_TESTS),
+    Bug(BUNDLE, "if piece.size > limit:", "if False:",
+        "a file of a bundle may have any size", BUNDLE_TESTS),
+    Bug(ARTIFACTS, "    if absent:\n", "    if False:\n",
+        "a manifest is taken without its files", REMOTE_TESTS),
+    Bug(ARTIFACTS, "    why = fault(space, name, content)\n", "    why = None\n",
+        "anything is taken", REMOTE_TESTS),
+    Bug(ARTIFACTS, "if not token and not _is_here(request):", "if False:",
+        "anybody writes", REMOTE_TESTS),
+    Bug(ARTIFACTS, "settings.artifact_limit if is_artifact", "settings.body_limit if is_artifact",
+        "artifacts are bounded as requests are", REMOTE_TESTS),
+    Bug(QUEUE, "(OSError, MemoryError)", "MemoryError",
+        "a far end that fails once costs the job", REMOTE_TESTS),
+    Bug("services/messages.py", "    files: dict[FileName, Key] = {}",
+        "    files: dict[str, Key] = {}",
+        "a manifest may name files outside of its folder", (*REMOTE_TESTS, *BUNDLE_TESTS)),
+]
+# fmt: on
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "", BUGS))
