@@ -95,7 +95,7 @@ def install(tasks: int) -> None:
         queue.MAINTENANCE_SECONDS = 1
 
 
-def draw(figure, table, records, recorded, out):
+def draw(figure, cells, records, recorded, out, published):
     path = out / f"figure{figure}.svg"
     write_atomic(path, f"<svg><!-- {len(records)} --></svg>".encode())
     return [path]
