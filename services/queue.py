@@ -148,15 +148,29 @@ class FleetJob(Job):
         note = known or Note(queue=self.origin, function=self.func_name or "", batch=self.id)
         if note.state in OVER:
             return None
-        if note.state == "running":
-            failed = _killed(note, seconds)
-            if failed is not None:
-                notes.end(self.connection, identity, failed, time.time() - note.began)
-                return None
+        if note.state == "running" and note.tries >= TRIES:
+            failed = {"cause": "killed", "reason": f"its process was killed {note.tries} times"}
+            self._fail(identity, note, failed)
+            return None
         update = {"state": "running", "tries": note.tries + 1, "began": time.time()}
         begun = note.model_copy(update=update | {"batch": self.id})
         notes.write(self.connection, identity, begun)
         return begun
+
+    def give_up_what_is_overdue(self) -> None:
+        """Fail the piece whose process has just ended because it was deaf to its limit."""
+        pieces, seconds = self.args
+        ids = [Piece(*each).identity for each in pieces]
+        for identity, note in zip(ids, notes.read(self.connection, ids), strict=True):
+            if note is None or note.state != "running" or note.batch != self.id:
+                continue
+            if time.time() - note.began >= seconds:
+                failed = {"cause": "timeout", "reason": f"no end after {seconds} s, deaf to it"}
+                self._fail(identity, note, failed)
+
+    def _fail(self, identity: str, note: Note, why: dict[str, str]) -> None:
+        failed = note.model_copy(update={"state": "failed"} | why)
+        notes.end(self.connection, identity, failed, time.time() - note.began)
 
     def _end(
         self,
@@ -229,8 +243,11 @@ class FleetWorker(Worker):
         execution: Execution | None = None,
     ) -> None:
         """Queue the batch again, unless it is one that no worker runs."""
-        if isinstance(job, FleetJob) and job.refused:
+        assert isinstance(job, FleetJob)
+        if job.refused:
             job.retries_left = 0
+        elif execution is not None and not self.is_horse:
+            job.give_up_what_is_overdue()
         super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
 
@@ -337,7 +354,7 @@ def submit(
             timeout=len(new) * TRIES * (seconds + GRACE_SECONDS),
             result_ttl=RESULT_SECONDS,
             failure_ttl=RESULT_SECONDS,
-            retry=Retry(max=TRIES * (len(new) + 1)),
+            retry=Retry(max=TRIES * (len(new) + 1), enqueue_at_front=True),
             depends_on=Dependency(sorted(set(waits)), allow_failure=True) if waits else None,
         )
 
@@ -408,17 +425,6 @@ def _outcome(
         state = "waiting" if note.tries < TRIES else "failed"
         return {"state": state, "cause": "house", "reason": reason}
     return {"state": "done"}
-
-
-def _killed(note: Note, seconds: int) -> Note | None:
-    """The end of a piece of work whose process ended; None if it is to be tried again."""
-    if time.time() - note.began >= seconds:
-        update = {"cause": "timeout", "reason": f"no end after {seconds} s, deaf to its limit"}
-    elif note.tries >= TRIES:
-        update = {"cause": "killed", "reason": f"its process was killed {note.tries} times"}
-    else:
-        return None
-    return note.model_copy(update={"state": "failed"} | update)
 
 
 def _standing(

@@ -103,13 +103,15 @@ def _end(pid: int) -> int:
 
 def _reap(pid: int, seconds: float) -> int | None:
     deadline = time.monotonic() + seconds
+    pause = 0.0002
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return status
         if time.monotonic() > deadline:
             return None
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.005)
 
 
 def _ended(status: int, in_time: bool, events: tuple[Event, ...]) -> End:

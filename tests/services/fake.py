@@ -43,8 +43,15 @@ class Fake:
         time.sleep(float(spec.parameters.get("milliseconds", 0)) / 1000)
         if spec.parameters.get("fail"):
             raise ValueError("this kernel cannot be")
+        if spec.parameters.get("full"):
+            raise OSError("no space left on device")
+        if spec.parameters.get("die"):
+            os.kill(os.getpid(), signal.SIGKILL)
         if spec.parameters.get("die_once") and self.log.read_text().count(spec.key()) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if spec.parameters.get("deaf"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+            time.sleep(60)
         files = {"kernel.cubin": spec.canonical().encode(), "source.cu": b"// fake\n"}
         return Built(files, {"entry": "fake", "threads": 32, "shared_bytes": 0}, {"fake": "1"})
 

@@ -4,17 +4,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rq.job import JobStatus
 
 from services.messages import JobRequest
+from services.notes import waiting, write
 from services.queue import (
     COMPILE,
+    TRIES,
     FleetJob,
     FleetQueue,
     Piece,
+    cancel,
     fetch,
     reason,
     standings,
@@ -115,6 +119,80 @@ def test_a_job_whose_process_was_killed_runs_again(house):
     house.work()
     assert house.state(one) == "done"
     assert built(house.log) == [one.key()] * 2
+
+
+def test_a_killed_batch_goes_on_with_what_has_no_result(house):
+    specs = [spec(n=20), spec(die_once=True, n=21), spec(fail=True, n=22), spec(n=23)]
+    house.submit_batch(specs)
+    assert house.queue.count == 1 and waiting(house.queue.connection, COMPILE) == 4
+    house.work()
+    assert [house.state(one) for one in specs] == ["done", "done", "failed", "done"]
+    assert Counter(built(house.log)) == {one.key(): 1 + (one is specs[1]) for one in specs}
+    assert waiting(house.queue.connection, COMPILE) == 0
+
+
+def test_work_that_kills_its_process_each_time_is_given_up_and_the_rest_is_done(house):
+    deadly, good = spec(die=True), spec(n=24)
+    house.submit_batch([deadly, good])
+    house.work()
+    note = house.note(deadly)
+    assert (note.state, note.cause) == ("failed", "killed")
+    assert note.reason == f"its process was killed {TRIES} times"
+    assert built(house.log) == [deadly.key()] * TRIES + [good.key()]
+    assert house.state(good) == "done"
+
+
+@pytest.mark.parametrize(("how", "word"), [("milliseconds", "no end after 1 s"), ("deaf", "deaf")])
+def test_each_piece_has_its_own_limit(house, how, word):
+    slow, good = spec(**{how: 60_000}), spec(n=25)
+    house.submit_batch([slow, good], seconds=1)
+    started = time.monotonic()
+    house.work()
+    assert time.monotonic() - started < 20
+    note = house.note(slow)
+    assert (note.state, note.cause) == ("failed", "timeout") and word in note.reason
+    assert built(house.log) == [slow.key(), good.key()] and house.state(good) == "done"
+
+
+def test_work_that_was_killed_long_ago_is_done_and_not_called_late(house):
+    one = spec(n=26)
+    house.submit_batch([one], seconds=5)
+    begun = house.note(one).model_copy(update={"state": "running", "tries": 1, "began": 1.0})
+    write(house.queue.connection, one.key(), begun)
+    house.work()
+    assert house.state(one) == "done" and house.note(one).tries == 2
+
+
+def test_what_the_machine_lacked_is_tried_again_and_then_the_houses_fault(house):
+    one, good = spec(full=True), spec(n=27)
+    house.submit_batch([one, good])
+    house.work()
+    note = house.note(one)
+    assert (note.state, note.cause, note.tries) == ("failed", "house", TRIES)
+    assert note.reason.startswith("OSError") and house.state(good) == "done"
+
+
+def test_only_what_waits_can_be_taken_back(house):
+    first, second = spec(n=28), spec(n=29)
+    house.submit_batch([first, second])
+    cancel(house.queue, [second.key(), "never-was"])
+    house.work()
+    cancel(house.queue, [first.key()])
+    assert house.state(first) == "done" and house.state(second) == "cancelled"
+    assert built(house.log) == [first.key()]
+    house.submit(second)
+    house.work()
+    assert house.state(second) == "done"
+
+
+def test_work_that_is_on_its_way_is_not_queued_twice(house):
+    specs = [spec(n=n) for n in range(30, 34)]
+    house.submit_batch(specs[:2])
+    house.submit_batch(specs[1:])
+    house.submit_batch(specs)
+    assert house.queue.count == 2 and waiting(house.queue.connection, COMPILE) == 4
+    house.work()
+    assert sorted(built(house.log)) == sorted(one.key() for one in specs)
 
 
 def test_a_job_waits_for_others_even_if_they_fail(house):
