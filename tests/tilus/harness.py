@@ -41,8 +41,8 @@ def threads_of(inst: Inst) -> int:
     """As many threads as the registers spread over, in whole warps, or two where there are none."""
     layouts = [v for v in vars(inst).values() if isinstance(v, Layout)]
     layouts += [t.layout for t in inst.operands if isinstance(t, Register)]
-    threads = max([layout.threads for layout in layouts], default=WIDE)
-    return -(-threads // 32) * 32
+    threads, unit = max([layout.threads for layout in layouts], default=WIDE), max(32, inst.together)
+    return -(-threads // unit) * unit
 
 
 def case_of(inst: Inst, rng: np.random.Generator) -> Case:
@@ -76,6 +76,9 @@ def case_of(inst: Inst, rng: np.random.Generator) -> Case:
                 view = type(tensor)("", dtype, tensor.shape, tensor.strides, source.name)
                 inst = with_operand(inst, tensor, name_global(t, view, source))
     out = inst.result()
+    if inst.needs[0].startswith("sm_90"):  # the copy engine and asynchronous products see what threads wrote
+        t.fence_async()
+        t.synchronize()
     out = t.perform(inst)
     if isinstance(out, Shared):
         dumped.append(out)

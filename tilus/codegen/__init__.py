@@ -167,7 +167,7 @@ class TextWriter:
 
     def __init__(self, program: Program, target: Target) -> None:
         self.name, self.threads, self.target = program.name, program.threads, target
-        self.barrier = 0
+        self.barrier, self._first = 0, 0
         self.maps: dict[TensorMap, str] = {}
         self._integers = set(program.facts)
         self.facts = values_of(program).divisors
@@ -223,9 +223,10 @@ class TextWriter:
             if group.registers:
                 require_warpgroups(group, self.target)
                 self.line(f"set_registers<{group.registers}, {self._budget}>();")
-            self.barrier, self.threads = self._barriers[group.first, group.count], group.count
+            self._first, self.threads = group.first, group.count
+            self.barrier = self._barriers[group.first, group.count]
             self.write(group.body)
-            self.barrier, self.threads = 0, whole
+            self.barrier, self._first, self.threads = 0, 0, whole
 
     def write_scope(self, head: str, body: tuple[Statement, ...]) -> None:
         with self.scope(head):
@@ -233,6 +234,7 @@ class TextWriter:
 
     def perform(self, inst: Inst, out: object) -> None:
         require_target(inst, self.target)
+        require_together(inst, self._first, self.threads)
         self.line(f"// {inst.name}")
         if isinstance(out, Register):
             self._words[out.name] = words = c_name(out.name)
@@ -323,6 +325,15 @@ def require_target(inst: Inst, target: Target) -> None:
         raise TilusError(
             f"{inst.name} needs {' or '.join(inst.needs)}, and this program is compiled for"
             f" {target.name}: compile for the former, or write it with other instructions"
+        )
+
+
+def require_together(inst: Inst, first: int, threads: int) -> None:
+    """All threads that perform `inst` as one are there: whole units, counted from thread 0."""
+    if first % inst.together or threads % inst.together:
+        raise TilusError(
+            f"{inst.name} is performed by {inst.together} threads as one, and {threads} threads"
+            f" from {first} come to it: want multiples of {inst.together}"
         )
 
 

@@ -7,6 +7,7 @@ A subclass of `Inst` states, in one place, everything the system knows about an 
     effect     what it does besides returning a value
     whole_block whether all threads of a block must take part, so that no group of them can
     needs      the architectures, any of them, without which there is no code for it
+    together   how many neighbouring threads perform it as one
     writes     the fields that hold what it writes, if it writes
     window     the tile of global memory whose edges its field `check` masks
     demands, relates, prefers    how the registers it takes and gives lie over the threads
@@ -180,6 +181,7 @@ class Inst(Instruction):
     effect: ClassVar[Effect] = Effect.PURE
     whole_block: ClassVar[bool] = False
     needs: tuple[str, ...] = (OLDEST.name,)  # or a property, where the operands decide
+    together: ClassVar[int] = 1
     writes: ClassVar[tuple[str, ...]] = ("dst",)
     closes_group: ClassVar[bool] = False  # of asynchronous copies
     meets: ClassVar[bool] = False  # all threads of the block arrive before any goes on

@@ -127,8 +127,25 @@ class Box:
             )
         return address(plain, self.here, cu)
 
-    def coordinates(self, cu: Writer) -> str:
+    def require_whole_parts(self, name: str, cu: Writer) -> None:
+        """The tensor's last dimension ends after whole parts: a store writes these only."""
+        extent, size = self.tensor.shape[-1], self.tensor.dtype.bits // 8
+        if divisor(extent, cu.facts) * size % PART:
+            raise TilusError(
+                f"{name}: the last dimension of {self.tensor.name} {self.tensor.shape} is not known"
+                f" to have a multiple of {PART} bytes, and the last part would be written beyond"
+                " it: say `multiple_of` of the parameter, or store_shared"
+            )
+
+    def coordinates(self, name: str, cu: Writer) -> str:
         """Where the box begins in the tensor, the last dimension first."""
+        size = self.tensor.dtype.bits // 8
+        if divisor(self.there[-1], cu.facts) * size % PART:
+            raise TilusError(
+                f"{name}: the corner {self.there} in {self.tensor.name} is not known to lie a"
+                f" multiple of {PART} bytes into its last dimension, where the engine can begin:"
+                " move whole parts, or use copy_async"
+            )
         return ", ".join(f"(int){cu.expr(i)}" for i in reversed(self.there))
 
 
@@ -136,7 +153,8 @@ class Box:
 class CopyTensorAsync(Inst):
     """Start to copy the box of `src` at `at` over the tile of `dst` at `to`, both of `shape`.
 
-    Elements outside `src` arrive as zero. One thread asks the copy engine. All bytes of the box are
+    Elements outside `src` arrive as zero. The box begins a multiple of 16 bytes into the last
+    dimension. One thread asks the copy engine. All bytes of the box are
     counted at the barrier, where somebody must `expect` them; nobody may read or write the tile
     before that phase was waited for. `dst` may be swizzled with `tensor_swizzle`, the box's rows
     then being as long as that. The extents and strides of `src` follow from parameters.
@@ -184,7 +202,7 @@ class CopyTensorAsync(Inst):
 
     def cuda(self, cu: Writer, out: None) -> None:
         place, map = self.box.place(self.name, cu), self.box.map(self.name, cu)
-        barrier, at = place_of(self.barriers, self.index, cu), self.box.coordinates(cu)
+        barrier, at = place_of(self.barriers, self.index, cu), self.box.coordinates(self.name, cu)
         to = f"_to<{sum(1 << peer for peer in self.peers)}>" if self.peers else ""
         cu.line(f"if (thread == 0) copy_tensor{to}({place}, {map}, {barrier}, {at});")
 
@@ -203,16 +221,16 @@ class CopyTensorAsync(Inst):
         wide = Global("g0", f16, (20, 37), (40, 1), "p0")
         f16s, u8s, f32s = ((t, tensor_swizzle(n, t)) for t, n in ((f16, 128), (u8, 64), (f32, 32)))
         return [cls(wide, plain, (4, 8), (1, 0, 0), (8, 16), bars, 1),
-                cls(wide, plain, (15, 30), (0, 0, 0), (8, 16), bars, 0),
-                cls(wide, Shared("s0", f16s[0], (2, 8, 64), f16s[1]), (15, 3), (1, 0, 0), (8, 64),
+                cls(wide, plain, (15, 32), (0, 0, 0), (8, 16), bars, 0),
+                cls(wide, Shared("s0", f16s[0], (2, 8, 64), f16s[1]), (15, 8), (1, 0, 0), (8, 64),
                     bars, 0),
                 cls(Global("g0", u8, (2, 19, 70), (1520, 80, 1), "p0"),
-                    Shared("s0", u8s[0], (16, 64), u8s[1]), (1, 8, 9), (0, 0), (16, 64), bars, 0),
+                    Shared("s0", u8s[0], (16, 64), u8s[1]), (1, 8, 16), (0, 0), (16, 64), bars, 0),
                 cls(Global("g0", f32, (50, 24), (24, 1), "p0"),
                     Shared("s0", f32s[0], (40, 8), f32s[1]), (20, 20), (0, 0), (40, 8), bars, 1),
                 cls(Global("g0", f16, (3, 4, 5, 24), (480, 120, 24, 1), "p0"),
                     Shared("s0", f16, (2, 4, 16)), (1, 2, 3, 0), (0, 0, 0), (2, 4, 16), bars, 1),
-                cls(Global("g0", u8, (600,), (1,), "p0"), Shared("s0", u8, (2, 256)), (500,),
+                cls(Global("g0", u8, (600,), (1,), "p0"), Shared("s0", u8, (2, 256)), (496,),
                     (1, 0), (256,), bars, 0),
                 cls(wide, plain, (4, 8), (1, 0, 0), (8, 16), bars, 1, (0,))]  # fmt: skip
 
@@ -221,7 +239,8 @@ class CopyTensorAsync(Inst):
 class StoreTensorAsync(Inst):
     """Start to copy the tile of `src` at `at` over the box of `dst` at `to`, both of `shape`.
 
-    Elements outside `dst` are dropped. One thread asks the copy engine; those who wrote the tile
+    Elements outside `dst` are dropped. Its last dimension has a multiple of 16 bytes, and the box
+    begins at one. One thread asks the copy engine; those who wrote the tile
     must have come to `fence_async`, and then to `synchronize`, before. The copy joins the open
     group of stores: `src` may be overwritten, and `dst` read, after that was committed and waited
     for.
@@ -248,20 +267,22 @@ class StoreTensorAsync(Inst):
         block.defer(lambda: dst.write(target, src.read(source)), "stores")
 
     def cuda(self, cu: Writer, out: None) -> None:
+        self.box.require_whole_parts(self.name, cu)
         place, map = self.box.place(self.name, cu), self.box.map(self.name, cu)
-        cu.line(f"if (thread == 0) store_tensor({map}, {place}, {self.box.coordinates(cu)});")
+        at = self.box.coordinates(self.name, cu)
+        cu.line(f"if (thread == 0) store_tensor({map}, {place}, {at});")
 
     def completion(self) -> list[Inst]:
         return [CommitStores(), WaitStores(0)]
 
     @classmethod
     def samples(cls) -> list[Inst]:
-        wide = Global("g0", f16, (20, 37), (40, 1), "p0")
+        wide = Global("g0", f16, (20, 40), (48, 1), "p0")
         swizzled = Shared("s0", f16, (2, 16, 32), tensor_swizzle(64, f16))
         return [cls(swizzled, wide, (1, 0, 0), (8, 8), (16, 32)),
-                cls(Shared("s0", f16, (2, 8, 16)), wide, (0, 0, 0), (3, 5), (8, 16)),
-                cls(Shared("s0", u8, (3, 128)), Global("g0", u8, (300,), (1,), "p0"), (2, 0),
-                    (200,), (128,))]  # fmt: skip
+                cls(Shared("s0", f16, (2, 8, 16)), wide, (0, 0, 0), (3, 16), (8, 16)),
+                cls(Shared("s0", u8, (3, 128)), Global("g0", u8, (304,), (1,), "p0"), (2, 0),
+                    (208,), (128,))]  # fmt: skip
 
 
 @instruction

@@ -41,6 +41,7 @@ class WarpgroupDot(Inst):
     c: Register
     effect = Effect.READS | Effect.WRITES
     needs = NEEDS
+    together = WARPGROUP
     writes = ("c",)
 
     def result(self) -> None:
@@ -129,6 +130,7 @@ class CommitDots(Inst):
 
     effect = Effect.SYNC
     needs = NEEDS
+    together = WARPGROUP
 
     def result(self) -> None:
         return None
@@ -155,6 +157,7 @@ class WaitDots(Inst):
     sums: tuple[Register, ...]
     effect = Effect.SYNC | Effect.WRITES
     needs = NEEDS
+    together = WARPGROUP
     writes = ("sums",)
 
     def result(self) -> None:
