@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from math import gcd
 
+import numpy as np
+
 from tilus.dtypes import DType, bf16, f16, f32, floating
 from tilus.layout import Layout, permute_registers
 from tilus.target import OLDEST, Target
@@ -140,9 +142,10 @@ def fast_cast(
 
 @cache
 def lift_place(source: DType) -> int:
-    """Where in the 10 low bits of a float16 lifted integers lie: where most of them lie already.
+    """Where in a float16 lifted integers lie: where most of them lie already.
 
-    Moving up costs less than moving down, which only one of a GPU's pipes does.
+    Below 2^11 a float16's bits count even steps; a single bit is a power of two anywhere below the
+    sign. Moving up costs less than moving down, which only one of a GPU's pipes does.
     """
     lows = [pair_bits(source, word)[0] % 16 for word in range(stride(source.bits))]
     places = [low for low in lows if low + source.bits <= 16]  # the others are moved anyway
@@ -150,18 +153,19 @@ def lift_place(source: DType) -> int:
     def cost(at: int) -> float:
         return sum(0.5 if p < at else 1.0 for p in places if p != at)
 
-    return min(range(f16.mantissa - source.bits + 1), key=cost)
+    most = f16.mantissa + 1 - source.bits if source.bits > 1 else f16.bits - 2
+    return min(range(most + 1), key=cost)
 
 
 def lift_factor(source: DType) -> float:
     """value = lifted * lift_factor - lift_offset.
 
-    A lifted integer at bit p is a subnormal float16, that integer times 2^(p - 24); a lifted float
+    A lifted integer is that integer times the float16 with the bit at its place; a lifted float
     keeps its own exponent bias.
     """
     if source.kind == "float":
         return 2.0 ** (f16.bias - source.bias)
-    return 2.0 ** (f16.bias - 1 + f16.mantissa - lift_place(source))
+    return 1 / float(np.uint16(1 << lift_place(source)).view(np.float16))
 
 
 def lift_offset(source: DType) -> float:

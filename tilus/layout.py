@@ -186,6 +186,13 @@ def replicate(threads: int, rank: int) -> Layout:
     return layout((1,) * rank, [(threads, REPLICA, 0)], ())
 
 
+def stack(count: int, a: Layout) -> Layout:
+    """`count` copies of `a` along a new first dimension, each for threads of its own."""
+    moved = [[(m.size, m.dim + (m.dim != REPLICA), m.stride) for m in modes]
+             for modes in (a.thread_modes, a.register_modes)]  # fmt: skip
+    return layout((count, *a.shape), [(count, 0, 1), *moved[0]], moved[1])
+
+
 def reduce(a: Layout, dims: Iterable[int]) -> Layout:
     """`a` with extent 1 along `dims`: threads that differed there only become replicas."""
     gone = set(dims)

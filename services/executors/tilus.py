@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 name = "tilus"
 KERNEL = "quantized_matmul"
-MULTIPLE = 512  # the largest multiple that is promised of k and n, where they are
+# the largest multiples that are promised of k and n, where they are; 7 is in many models' sizes
+K_MULTIPLE, N_MULTIPLE = 1024, 7 * 512
 CHECK_SEED = 1
 
 
@@ -56,13 +57,13 @@ def candidates(workload: Workload, arch: str) -> list[KernelSpec]:
                 "b_dtype": workload.b_dtype,
                 "group_size": workload.group_size,
                 "zeros": workload.zeros,
-                "k_multiple": math.gcd(workload.k, MULTIPLE),
-                "n_multiple": math.gcd(workload.n, MULTIPLE),
+                "k_multiple": math.gcd(workload.k, K_MULTIPLE),
+                "n_multiple": math.gcd(workload.n, N_MULTIPLE),
                 **schedule,
             },
         )
         for schedule in LIBRARY[KERNEL].schedules(
-            workload.b_dtype, workload.group_size, workload.m, chip
+            workload.b_dtype, workload.group_size, workload.m, workload.n, chip
         )
     ]
 

@@ -35,7 +35,7 @@ def test_every_format_group_and_number_of_rows(t: DType, group_size: int) -> Non
     multiples = {"n_multiple": 1 if n % 8 else 8, "k_multiple": 1 if k % 64 else 64}
     for zeros in zeros_of(t):
         for m in ROWS:
-            schedule = q.schedules(t.name, group_size, m, architecture())[0]
+            schedule = q.schedules(t.name, group_size, m, n, architecture())[0]
             parameters = {"b_dtype": t.name, "group_size": group_size, "zeros": zeros,
                           **multiples, **schedule}  # fmt: skip
             assert error_of(parameters, m, n, k, blocks=5) < TOLERANCE, (m, zeros)
@@ -46,17 +46,17 @@ def test_every_format_group_and_number_of_rows(t: DType, group_size: int) -> Non
 def test_every_format_in_whole_tiles(t: DType, arch: str) -> None:
     """What the copy engine brings, and what single warps multiply; twice, for the counters."""
     chip = architecture() if arch == "chip" else arch
-    for m in (5, 16, 40):
-        for schedule in q.schedules(t.name, 128, m, chip)[:2]:
+    for m, n in ((5, 8192), (16, 8192), (5, 57344), (16, 57344), (40, 8192)):
+        for schedule in q.schedules(t.name, 128, m, n, chip):
             parameters = {"b_dtype": t.name, "group_size": 128, "zeros": zeros_of(t)[-1],
-                          "k_multiple": 256, "n_multiple": 512, **schedule}  # fmt: skip
-            assert error_of(parameters, m, 1024, 1024, blocks=7, launches=2) < TOLERANCE
+                          "k_multiple": 1024, "n_multiple": 3584, **schedule}  # fmt: skip
+            assert error_of(parameters, m, 3584, 2048, blocks=7, launches=2) < TOLERANCE
 
 
 @pytest.mark.parametrize("t", FORMATS, ids=str)
 def test_every_format_with_bfloat16(t: DType) -> None:
     """The result's own rounding is 8 times as coarse as float16's."""
-    schedule = q.schedules(t.name, 128, 16, architecture())[0]
+    schedule = q.schedules(t.name, 128, 16, 8192, architecture())[0]
     parameters = {"a_dtype": "bfloat16", "b_dtype": t.name, "group_size": 128,
                   "zeros": zeros_of(t)[-1], "n_multiple": 8, **schedule}  # fmt: skip
     assert error_of(parameters, 16, 328, 640, blocks=5) < 3e-3

@@ -41,7 +41,10 @@ def threads_of(inst: Inst) -> int:
     """As many threads as the registers spread over, in whole warps, or two where there are none."""
     layouts = [v for v in vars(inst).values() if isinstance(v, Layout)]
     layouts += [t.layout for t in inst.operands if isinstance(t, Register)]
-    threads, unit = max([layout.threads for layout in layouts], default=WIDE), max(32, inst.together)
+    threads, unit = (
+        max([layout.threads for layout in layouts], default=WIDE),
+        max(32, inst.together),
+    )
     return -(-threads // unit) * unit
 
 
@@ -76,7 +79,7 @@ def case_of(inst: Inst, rng: np.random.Generator) -> Case:
                 view = type(tensor)("", dtype, tensor.shape, tensor.strides, source.name)
                 inst = with_operand(inst, tensor, name_global(t, view, source))
     out = inst.result()
-    if inst.needs[0].startswith("sm_90"):  # the copy engine and asynchronous products see what threads wrote
+    if inst.needs[0].startswith("sm_90"):  # its engines shall see what threads wrote
         t.fence_async()
         t.synchronize()
     out = t.perform(inst)

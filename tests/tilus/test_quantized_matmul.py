@@ -1,6 +1,7 @@
 """The quantised matmul, its generated text run on this machine's processor, against float64."""
 
 from dataclasses import asdict
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ from tilus.errors import TilusError
 from tilus.interp import interpret
 from tilus.jsonform import from_json, to_json
 from tilus.kernels import quantized_matmul as q
+from tilus.kernels.schedule import strip
 from tilus.target import ARCHITECTURES
 from tilus.text import from_text, to_text
 
 TOLERANCE = 1e-3
 SMALL = {"block_n": 32, "block_k": 64, "warps": 2, "stages": 3, "blocks_per_sm": 1}
-GROUPS = {**SMALL, "block_n": 64, "warps": 4, "warpgroups": True}  # of warps, in masked copies
-ENGINE = {"k_multiple": 64, "n_multiple": 64}  # what lets the copy engine bring all operands
+GROUPS = {**SMALL, "block_n": 64, "warps": 4, "warpgroups": True, "engine": True}
+WHOLE = {"k_multiple": 256, "n_multiple": 64}  # what lets the copy engine bring all operands
 FIGURE = [("u8", 128, True), ("f6e3m2", -1, False), ("u4", 128, True), ("i4", 128, False),
           ("u2", 128, True), ("u1", 128, True)]  # fmt: skip
 
@@ -53,10 +55,37 @@ def test_every_format(t: DType, schedule: dict) -> None:
 
 
 @pytest.mark.parametrize(("b_dtype", "group_size", "zeros"), FIGURE)
-def test_what_the_copy_engine_brings(b_dtype: str, group_size: int, zeros: bool) -> None:
-    parameters = {"b_dtype": b_dtype, "group_size": group_size, "zeros": zeros, **GROUPS, **ENGINE}
+@pytest.mark.parametrize("schedule", [
+    GROUPS,
+    {**GROUPS, "stages": 2},
+    {**GROUPS, "block_m": 8, "block_k": 128, "teams": 2},
+    {**GROUPS, "block_k": 256, "teams": 4, "stages": 2},
+    {**SMALL, "block_m": 8, "engine": True},
+], ids=["warpgroups", "no slack", "two teams", "four teams", "warps"])  # fmt: skip
+def test_what_the_copy_engine_brings(
+    b_dtype: str, group_size: int, zeros: bool, schedule: dict
+) -> None:
+    parameters = {"b_dtype": b_dtype, "group_size": group_size, "zeros": zeros, **schedule, **WHOLE}
     for backwards in (False, True):
-        assert error_of(parameters, 11, 128, 384, blocks=5, backwards=backwards) < TOLERANCE
+        error = error_of(parameters, 11, 128, 512, blocks=3, backwards=backwards, watched=True)
+        assert error < TOLERANCE
+
+
+@pytest.mark.parametrize("t", [t for t in ALL if t.bits <= 8 and t.name != "bool"], ids=str)
+def test_teams_without_the_copy_engine(t: DType) -> None:
+    parameters = {"b_dtype": t.name, "group_size": 32, "zeros": t.kind == "uint", "n_multiple": 32,
+                  **GROUPS, "block_k": 128, "teams": 2}  # fmt: skip
+    assert error_of(parameters, 5, 96, 192, blocks=2) < TOLERANCE
+
+
+@pytest.mark.parametrize(("n", "wide"), [(57344, 448), (28672 * 2, 448), (33792, 256), (8192, None),
+                                         (50000, None)])  # fmt: skip
+def test_a_strip_is_what_each_multiprocessor_takes(n: int, wide: int | None) -> None:
+    found = strip(n)
+    assert found == wide
+    if found is not None:
+        launch = q.launch({"b_dtype": "u4", "block_n": found, "blocks_per_sm": 1}, 16, n, 8192, 132)
+        assert launch.grid[0] == n // found
 
 
 @pytest.mark.parametrize("t", [t for t in ALL if t.bits <= 8 and t.name != "bool"], ids=str)
@@ -127,14 +156,14 @@ def test_every_shipped_schedule_passes_its_check(
 ) -> None:
     """The best guess for a small m and for a large one."""
     for m in (16, 64):
-        schedule = q.schedules(b_dtype, group_size, m)[0]
+        schedule = q.schedules(b_dtype, group_size, m, 8192)[0]
         parameters = {"b_dtype": b_dtype, "group_size": group_size, "zeros": zeros, **schedule}
         assert q.check(parameters, seed=0).relative_error < TOLERANCE
 
 
 def test_the_check_makes_blocks_share_tiles() -> None:
     for m in (16, 1000):
-        for schedule in q.schedules("u1", 128, m):
+        for schedule in q.schedules("u1", 128, m, 57344, "sm_90a"):
             plan = q.Schedule(**schedule)
             for steps in (2, 3, 4, 7):
                 n, k = 2 * plan.block_n, steps * plan.block_k
@@ -144,9 +173,9 @@ def test_the_check_makes_blocks_share_tiles() -> None:
 
 def test_there_are_schedules_for_every_format() -> None:
     for t in ALL:
-        for m in (1, 16, 17, 64, 1000):
+        for m, n, arch in product((1, 16, 17, 64, 1000), (100, 8192, 57344), ("sm_80", "sm_90a")):
             if t.bits <= 8:
-                assert q.schedules(t.name, 128, m), (t, m)
+                assert q.schedules(t.name, 128, m, n, arch), (t, m, n, arch)
 
 
 def test_library_kernel_survives_text_and_json() -> None:
@@ -193,7 +222,7 @@ def test_one_stored_format_whatever_the_schedule(name: str) -> None:
 def test_it_compiles_for_every_target_without_spills(
     b_dtype: str, group_size: int, zeros: bool, arch: str
 ) -> None:
-    schedule = q.schedules(b_dtype, group_size, 16, arch)[0]
+    schedule = q.schedules(b_dtype, group_size, 16, 8192, arch)[0]
     promises = {"k_multiple": 512, "n_multiple": 512}
     parameters = {"b_dtype": b_dtype, "group_size": group_size, "zeros": zeros, **promises}
     made = compile(q.program(**parameters, **schedule), arch)

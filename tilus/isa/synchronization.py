@@ -39,9 +39,10 @@ class Synchronize(Inst):
 
 @instruction
 class AtomicAdd(Inst):
-    """Add `value` to the int32 element of `dst` at `at`, once for the block; give what was there.
+    """Add `value` to the int32 element of `dst` at `at`, once for the block or group; give what was
+    there.
 
-    The block synchronises. Whatever it wrote to global memory before is visible to every block that
+    It synchronises. Whatever it wrote to global memory before is visible to every block that
     afterwards sees the sum (release), and what others wrote before adding theirs is visible to it
     (acquire).
     """
@@ -50,7 +51,6 @@ class AtomicAdd(Inst):
     at: tuple[Scalar, ...]
     value: Scalar
     effect = Effect.READS | Effect.WRITES | Effect.SYNC
-    whole_block = True
     meets = True
 
     def result(self) -> Var:
@@ -67,7 +67,8 @@ class AtomicAdd(Inst):
         where = address(self.dst, self.at, cu)
         cu.line(
             f"const unsigned {cu.expr(out)} ="
-            f" atomic_add((int*)({where}), {cu.expr(self.value)}, (int*)(shared + {mailbox}));"
+            f" atomic_add{who(cu)}, (int*)({where}), {cu.expr(self.value)},"
+            f" (int*)(shared + {mailbox}));"
         )
 
     @classmethod
@@ -102,7 +103,6 @@ class Atomic(Inst):
     op: str
     value: Scalar
     effect = Effect.READS | Effect.WRITES | Effect.SYNC
-    whole_block = True
 
     def result(self) -> Var:
         if self.op not in ATOMICS:
@@ -119,7 +119,7 @@ class Atomic(Inst):
     def cuda(self, cu: Writer, out: Var) -> None:
         mailbox, where = cu.reserve(4), address(self.dst, self.at, cu)
         cu.line(
-            f"const unsigned {cu.expr(out)} = {ATOMICS[self.op].code}((int*)({where}),"
+            f"const unsigned {cu.expr(out)} = {ATOMICS[self.op].code}{who(cu)}, (int*)({where}),"
             f" {cu.expr(self.value)}, (int*)(shared + {mailbox}));"
         )
 
@@ -140,7 +140,6 @@ class AtomicCompareExchange(Inst):
     expected: Scalar
     value: Scalar
     effect = Effect.READS | Effect.WRITES | Effect.SYNC
-    whole_block = True
 
     def result(self) -> Var:
         require_one_int(self.name, self.dst, self.at)
@@ -155,7 +154,7 @@ class AtomicCompareExchange(Inst):
     def cuda(self, cu: Writer, out: Var) -> None:
         mailbox, where = cu.reserve(4), address(self.dst, self.at, cu)
         cu.line(
-            f"const unsigned {cu.expr(out)} = atomic_compare_exchange((int*)({where}),"
+            f"const unsigned {cu.expr(out)} = atomic_compare_exchange{who(cu)}, (int*)({where}),"
             f" {cu.expr(self.expected)}, {cu.expr(self.value)}, (int*)(shared + {mailbox}));"
         )
 
@@ -166,15 +165,14 @@ class AtomicCompareExchange(Inst):
 
 @instruction
 class LoadAcquire(Inst):
-    """The int32 element of `src` at `at`; the block sees what was written before it was released.
+    """The int32 element of `src` at `at`; what was written before it was released is seen.
 
-    The block synchronises, and all its threads get the same (PTX ISA 8.8, ld.acquire.gpu).
+    It synchronises, and all its threads get the same (PTX ISA 8.8, ld.acquire.gpu).
     """
 
     src: Global
     at: tuple[Scalar, ...]
     effect = Effect.READS | Effect.SYNC
-    whole_block = True
 
     def result(self) -> Var:
         require_one_int(self.name, self.src, self.at)
@@ -185,7 +183,7 @@ class LoadAcquire(Inst):
 
     def cuda(self, cu: Writer, out: Var) -> None:
         mailbox, where = cu.reserve(4), address(self.src, self.at, cu)
-        call = f"load_acquire((int*)({where}), (int*)(shared + {mailbox}))"
+        call = f"load_acquire{who(cu)}, (int*)({where}), (int*)(shared + {mailbox}))"
         cu.line(f"const unsigned {cu.expr(out)} = {call};")
 
     @classmethod
@@ -195,16 +193,15 @@ class LoadAcquire(Inst):
 
 @instruction
 class StoreRelease(Inst):
-    """Make `value` the int32 element of `dst` at `at`, after all that the block wrote before.
+    """Make `value` the int32 element of `dst` at `at`, after all that the block or group wrote.
 
-    The block synchronises; who acquires the value sees those writes (PTX ISA 8.8, st.release.gpu).
+    It synchronises; who acquires the value sees those writes (PTX ISA 8.8, st.release.gpu).
     """
 
     dst: Global
     at: tuple[Scalar, ...]
     value: Scalar
     effect = Effect.WRITES | Effect.SYNC
-    whole_block = True
 
     def result(self) -> None:
         require_one_int(self.name, self.dst, self.at)
@@ -213,11 +210,17 @@ class StoreRelease(Inst):
         dst.write(place_of(self.at), np.array([self.value], np.int32))
 
     def cuda(self, cu: Writer, out: None) -> None:
-        cu.line(f"store_release((int*)({address(self.dst, self.at, cu)}), {cu.expr(self.value)});")
+        where = address(self.dst, self.at, cu)
+        cu.line(f"store_release{who(cu)}, (int*)({where}), {cu.expr(self.value)});")
 
     @classmethod
     def samples(cls) -> list[Inst]:
         return [cls(COUNTERS, (1,), 7)]
+
+
+def who(cu: Writer) -> str:
+    """The beginning of a call of what one thread does for all: where they meet, and which it is."""
+    return f"<{cu.barrier}, {cu.threads}>(thread"
 
 
 def require_one_int(name: str, tensor: Global, at: tuple[Scalar, ...]) -> None:

@@ -1,12 +1,15 @@
 """Products by four warps together, one operand read from shared memory, done asynchronously."""
 
+from math import prod
+
 import numpy as np
 
 from tilus.dtypes import bf16, f16, f32
 from tilus.errors import TilusError
 from tilus.ir import Register, Scalar, Shared, Swizzle
-from tilus.isa.addressing import address, require_rank, tile_indices
-from tilus.isa.base import Block, Effect, Inst, Memory, Tile, Writer, instruction
+from tilus.isa.addressing import THREAD, address, require_rank, tile_indices
+from tilus.isa.barriers import shifted, unraveled
+from tilus.isa.base import Block, Effect, Inst, Local, Memory, Tile, Writer, instruction
 from tilus.isa.matmul import M16N8K16, fragments, joined, matching
 from tilus.layout import Layout, local, spatial
 
@@ -14,6 +17,7 @@ ATOM_A, _, ATOM_C = M16N8K16
 ROW = 64  # elements in a row of 128 bytes
 ROWS_SWIZZLED = Swizzle(3, 6, 3)  # 16-byte parts of such a row xor the row's number modulo 8
 WARPGROUP = 128  # threads
+PART = Local("part")
 WIDTHS = (8, 16, 32, 64, 128)  # of c
 NEEDS = ("sm_90a",)
 FUNCTIONS = {f16: "f16", bf16: "bf16"}
@@ -33,12 +37,16 @@ class WarpgroupDot(Inst):
     long, 16-byte parts of them swizzled by the row modulo 8. The sums are there, and `a` and `b`
     may be overwritten, once the group of products this belongs to was committed and waited for
     (PTX ISA 9.7.15.5.2, wgmma.mma_async).
+
+    With `parts` the rows of `a` and `c` fall into as many equal parts as that has elements, each
+    for warpgroups of its own and multiplied by its own tile: that of `b` is [*parts, n, k] then.
     """
 
     a: Register
     b: Shared
     at: tuple[Scalar, ...]
     c: Register
+    parts: tuple[int, ...] = ()
     effect = Effect.READS | Effect.WRITES
     needs = NEEDS
     together = WARPGROUP
@@ -46,7 +54,7 @@ class WarpgroupDot(Inst):
 
     def result(self) -> None:
         (m, k), (m2, n) = self.a.shape, self.c.shape
-        require_rank(self.name, self.b, self.at, (n, k))
+        require_rank(self.name, self.b, self.at, (*self.parts, n, k))
         if m != m2 or n not in WIDTHS:
             raise TilusError(
                 f"warpgroup_dot: {self.a.shape} @ [n, k] + {self.c.shape}: want [m, k] and [m, n]"
@@ -64,16 +72,22 @@ class WarpgroupDot(Inst):
             )
         if not self.undecided:
             products(self)
+            require_parts(self)
+
+    @property
+    def count(self) -> int:
+        """How many parts there are."""
+        return prod(self.parts)
 
     def run(self, block: Block, a: Tile, b: Memory, c: Tile) -> None:
-        shape = (self.c.shape[1], self.a.shape[1])
-        index = tile_indices(b, shape, self.at, frozenset())
-        left = self.a.dtype.values(a).copy()
+        (m, k), n = self.a.shape, self.c.shape[1]
+        index = tile_indices(b, (*self.parts, n, k), self.at, frozenset())
+        left = self.a.dtype.values(a).reshape(self.count, -1, k).copy()
 
         def finish() -> None:
-            c[...] = self.c.dtype.carry(
-                left @ self.b.dtype.values(b.read(index)).T + self.c.dtype.values(c)
-            )
+            right = self.b.dtype.values(b.read(index)).reshape(self.count, n, k)
+            product = left @ right.transpose(0, 2, 1)
+            c[...] = self.c.dtype.carry(product.reshape(m, n) + self.c.dtype.values(c))
 
         block.defer(finish, "dots")
 
@@ -81,7 +95,11 @@ class WarpgroupDot(Inst):
         columns, function = self.c.shape[1], FUNCTIONS[self.a.dtype]
         a, c = cu.words(self.a), cu.words(self.c)
         with cu.scope():
-            cu.line(f"const Descriptor b = matrix_descriptor({address(self.b, self.at, cu)});")
+            if self.count > 1:
+                own = THREAD // (self.a.layout.threads // self.count)
+                cu.line(f"const unsigned part = uniform({cu.expr(own)});")
+            tile = address(self.b, self.at_of_part(), cu)
+            cu.line(f"const Descriptor b = matrix_descriptor({tile});")
             cu.line("fence_dots();")
             for depth, c_first, a_registers in products(self):
                 where = f"advanced(b, {2 * depth})" if depth else "b"
@@ -90,6 +108,12 @@ class WarpgroupDot(Inst):
                     f" {joined(a, a_registers)}, {where});"
                 )
 
+    def at_of_part(self) -> tuple[Scalar, ...]:
+        """The corner of the tile by which `part`, that of the thread, is multiplied."""
+        if self.count == 1:
+            return self.at
+        return shifted(self.at, (*unraveled(PART, self.parts), 0, 0))
+
     def completion(self) -> list[Inst]:
         return [CommitDots(), WaitDots(0, (self.c,))]
 
@@ -97,14 +121,34 @@ class WarpgroupDot(Inst):
     def samples(cls) -> list[Inst]:
         held = Shared("s0", f16, (2, 16, ROW), ROWS_SWIZZLED)
         wide = Shared("s0", bf16, (1, 2, 32, ROW), ROWS_SWIZZLED)
-        warps = spatial(4, 1)
+        deep = Shared("s0", f16, (2, 2, 2, 8, ROW), ROWS_SWIZZLED)
+        warps, two = spatial(4, 1), spatial(8, 1)
         return [cls(Register("r0", f16, warps * local(1, 4) * ATOM_A), held, (1, 0, 0),
                     Register("r1", f32, warps * sums_atom(16))),
                 cls(Register("r0", f16, warps * ATOM_A), held, (0, 8, 32),
                     Register("r1", f32, warps * sums_atom(8))),
                 cls(Register("r0", bf16, local(2, 1) * warps * local(1, 2) * ATOM_A), wide,
                     (0, 1, 0, 16),
-                    Register("r1", f32, local(2, 1) * warps * sums_atom(32)))]  # fmt: skip
+                    Register("r1", f32, local(2, 1) * warps * sums_atom(32))),
+                cls(Register("r0", f16, two * local(1, 2) * ATOM_A), deep, (1, 0, 1, 0, 32),
+                    Register("r1", f32, two * sums_atom(8)), (2, 1))]  # fmt: skip
+
+
+def require_parts(dot: WarpgroupDot) -> None:
+    """Each part is for warpgroups of its own, in the order of their numbers."""
+    threads, rows = dot.a.layout.threads, dot.a.shape[0]
+    if rows % dot.count or threads % (dot.count * WARPGROUP):
+        raise TilusError(
+            f"warpgroup_dot: {rows} rows and {threads} threads do not fall into parts {dot.parts}"
+            f" of whole warpgroups of {WARPGROUP}"
+        )
+    every, size = np.arange(threads), rows // dot.count
+    held = np.asarray([dot.a.layout(every, r)[0] // size for r in range(dot.a.layout.registers)])
+    if (held != every // (threads // dot.count)).any():
+        raise TilusError(
+            f"warpgroup_dot: threads of {dot.a.layout} hold rows of several parts {dot.parts}:"
+            " let the outermost digit of their numbers count parts"
+        )
 
 
 def products(dot: WarpgroupDot) -> list[tuple[int, int, list[int]]]:
@@ -116,8 +160,8 @@ def products(dot: WarpgroupDot) -> list[tuple[int, int, list[int]]]:
     in_a = fragments("a", dot.a.layout, ATOM_A)
     in_c = fragments("c", dot.c.layout, sums_atom(dot.c.shape[1]))
     found = []
-    for j, registers in enumerate(in_c.registers):
-        for k in range(dot.a.shape[1] // 16):
+    for k in range(dot.a.shape[1] // 16):  # sums that do not wait for each other take turns
+        for j, registers in enumerate(in_c.registers):
             row = in_c.origin[:, j, 0]
             left = matching("a", in_a, row, np.full_like(row, k))
             found.append((16 * k, registers[0], left))

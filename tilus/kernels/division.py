@@ -3,8 +3,18 @@
 Work is cut into units: one step along k of one tile of C. A block takes a run of consecutive units.
 """
 
-from tilus.ir import Scalar, equal, maximum, minimum
+from dataclasses import dataclass
+
+from tilus.ir import Scalar, Var, equal, maximum, minimum
+from tilus.kernels.schedule import WASTE
 from tilus.lang import Tracer
+
+
+def blocks_for(tiles: int, steps: int, places: int) -> int:
+    """How many blocks take `tiles` of so many `steps` where so many run at once."""
+    if (1 - WASTE) * places <= tiles <= places:
+        return tiles
+    return min(tiles * steps, places)
 
 
 class Shares:
@@ -46,3 +56,25 @@ class Walk:
             with t.when(equal(self.row, self.rows)):
                 t.set(self.row, 0)
                 t.set(self.column, self.column + 1)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a block has to do: the units from `begin` to `end`, of tiles of so many `steps`."""
+
+    shares: Shares
+    begin: Var
+    end: Var
+    steps: Var
+    rows: Var
+
+    @classmethod
+    def of(cls, t: Tracer, steps: Scalar, rows: Scalar, columns: Scalar, blocks: Scalar) -> "Work":
+        """That of the block that runs, of tiles `rows` x `columns`."""
+        along_k, down = t.let(steps), t.let(rows)
+        shares = Shares(t, t.let(along_k * down * columns), blocks)
+        begin, end = t.let(shares.begin(t.blocks[0])), t.let(shares.begin(t.blocks[0] + 1))
+        return cls(shares, begin, end, along_k, down)
+
+    def walk(self, t: Tracer, stages: int) -> Walk:
+        return Walk(t, self.begin, self.steps, self.rows, stages)

@@ -6,6 +6,7 @@ What is multiplied is transposed, C^T = B^T @ A^T, so that weights are the opera
 cores take from registers, and the few rows of A that which may be narrow.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import gcd
@@ -14,43 +15,14 @@ from tilus.casts import lift_factor, lift_offset
 from tilus.dtypes import f16, f32, i32, u32
 from tilus.ir import Global, Integer, Pointer, Register, Scalar, Shared, Var, ceil_div, equal
 from tilus.isa.matrices import MATRIX
-from tilus.isa.warpgroup import ROW, ROWS_SWIZZLED, sums_atom
+from tilus.isa.warpgroup import ROW, sums_atom
 from tilus.kernels import weights
-from tilus.kernels.division import Shares, Walk
+from tilus.kernels.division import Walk, Work
+from tilus.kernels.feed import STEP, Feed, Ring
 from tilus.kernels.problem import Problem
 from tilus.kernels.schedule import Schedule
 from tilus.lang import Tracer
-from tilus.layout import Layout, local, reduce, replicate, spatial, transpose
-
-STEP = weights.TILE_K  # how deep a stored tile is
-HINT = "evict_first"  # weights are read once
-
-
-@dataclass(frozen=True)
-class Ring:
-    """The shared memory of the steps under way: [stages, ...] each.
-
-    What the copy engine brings reports to barriers.
-    """
-
-    a: Shared
-    words: Shared
-    arrived: Shared | None
-    scales: Shared | None
-    zeros: Shared | None
-
-
-GroupRow = tuple[Global, Shared, tuple[Scalar, ...], tuple[Scalar, ...]]
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What is read, as tensors in global memory."""
-
-    a: Global
-    words: Global
-    scales: Global
-    zeros: Global | None
+from tilus.layout import Layout, local, reduce, replicate, spatial, stack, transpose
 
 
 @dataclass(frozen=True)
@@ -62,14 +34,26 @@ class Sums:
     rows: Register | None
 
 
+@dataclass(frozen=True)
+class Activations:
+    """A's columns of a chunk, in the ring from tile `first` of a place on; for single warps tile by
+    tile in registers too, transposed."""
+
+    held: Shared
+    place: Scalar
+    first: Scalar
+    turned: list[Register]
+
+
 class Kernel:
     """The kernel's text for one problem and schedule; `write` traces it."""
 
     def __init__(self, problem: Problem, plan: Schedule) -> None:
         self.problem, self.plan = problem, plan
         self.grouped = problem.group_size != -1
+        self.depth_of_team = plan.block_k // plan.teams
         # a scale holds for the steps of k between two folds of the partial sum
-        self.fold = gcd(problem.group_size, plan.block_k) if self.grouped else STEP
+        self.fold = gcd(problem.group_size, self.depth_of_team) if self.grouped else STEP
         self.depth = min(self.fold, STEP)  # how deep the slices are that are multiplied
         self.chunk = max(self.fold, STEP)
         self.lifts = problem.a_dtype == f16 and weights.lifts(problem.b_dtype)
@@ -77,10 +61,9 @@ class Kernel:
         self.offset = lift_offset(problem.b_dtype) if self.lifts else 0.0
         self.columns = weights.TILE_N * plan.warps  # of a panel: a stored tile for each warp
         self.panels = plan.block_n // self.columns
-        self.check_k = problem.k_multiple % plan.block_k != 0
-        self.check_n = problem.n_multiple % plan.block_n != 0
-        # the copy engine moves whole tiles only
-        self.bulk = plan.warpgroups and not (self.check_k or self.check_n)
+        self.threads = 32 * plan.warps * plan.teams
+        # so many parts are multiplied while the next one's weights are lifted
+        self.pending = 2 if plan.block_m <= 16 else 1
 
     def parameters(self) -> list[Pointer | Integer]:
         of = self.problem.a_dtype
@@ -94,17 +77,32 @@ class Kernel:
 
     # layouts of a panel: warps along its columns, then what each warp holds
 
-    def sums_layout(self) -> Layout:
-        """[columns, block_m] of C^T."""
+    def panel(self) -> Layout:
+        """[columns, block_m] of C^T, in the warps of one team."""
         return spatial(self.plan.warps, 1) * sums_atom(self.plan.block_m)
 
+    def parts(self) -> Layout:
+        """What each team has of a panel, one below the other: [teams * columns, block_m]."""
+        return spatial(self.plan.teams, 1) * self.panel()
+
+    def sums_layout(self) -> Layout:
+        """A panel, in every team."""
+        return replicate(self.plan.teams, 2) * self.panel()
+
+    def raw_panel(self) -> Layout:
+        """The registers of one team's panel, thread by thread: how sums lie in memory."""
+        return local(self.panel().registers // 4) * spatial(self.plan.warps * 32) * local(4)
+
     def raw_sums(self) -> Layout:
-        """Their registers thread by thread: how partial sums lie in the workspace."""
-        return local(self.sums_layout().registers // 4) * spatial(self.plan.warps * 32) * local(4)
+        return replicate(self.plan.teams, 1) * self.raw_panel()
 
     def over_columns(self, tile: Layout) -> Layout:
-        """A stored tile for each 16 columns."""
+        """A stored tile for each 16 columns of one team."""
         return spatial(1, self.plan.warps) * tile
+
+    def over_parts(self, tile: Layout) -> Layout:
+        """A stored tile for each 16 columns of all teams."""
+        return spatial(1, self.plan.teams) * self.over_columns(tile)
 
     def rows_of_a(self) -> Layout:
         """[block_m, 64] of A, in every warp."""
@@ -113,137 +111,45 @@ class Kernel:
     def write(self, t: Tracer, *parameters: Var) -> None:
         p = {q.name: v for q, v in zip(self.parameters(), parameters, strict=True)}
         plan, m, n, k = self.plan, p["m"], p["n"], p["k"]
-        sources = self.name_sources(t, p)
-        c = t.view_global(p["c"], self.problem.a_dtype, (n, m), (1, n))
-        ring = self.allocate_ring(t)
-        steps = t.let(ceil_div(k, plan.block_k))
-        rows = t.let(ceil_div(m, plan.block_m))
-        units = steps * rows * ceil_div(n, plan.block_n)
-        shares = Shares(t, t.let(units), p["blocks"])
-        begin, end = t.let(shares.begin(t.blocks[0])), t.let(shares.begin(t.blocks[0] + 1))
-        sums = Sums([self.nothing(t) for _ in range(self.panels)], self.no_rows(t))
-        copied = Walk(t, begin, steps, rows, plan.stages)
-        for ahead in range(plan.stages - 1):
-            with t.when(begin + ahead < end):
-                self.copy(t, sources, ring, copied)
-            copied.advance(t)
-            if not self.bulk:
-                t.commit_group()
-        done = Walk(t, begin, steps, rows, plan.stages)
-        for u in t.range(begin, end):
-            self.wait_for_copies(t, ring, done)
-            with t.when(u + (plan.stages - 1) < end):
-                self.copy(t, sources, ring, copied)
-            copied.advance(t)
-            if not self.bulk:
-                t.commit_group()
+        sizes = (ceil_div(k, plan.block_k), ceil_div(m, plan.block_m), ceil_div(n, plan.block_n))
+        work = Work.of(t, *sizes, p["blocks"])
+        feed = Feed(t, self.problem, plan, self.fold, p, work)
+        ring, scratch = feed.ring.by_team(t, plan.teams), self.allocate_scratch(t)
+        sums = self.no_sums(t)
+        feed.begin()
+        done = work.walk(t, plan.stages)
+        for u in t.range(work.begin, work.end):
+            feed.wait_for(u, done)
             self.multiply(t, ring, done.place, sums)
-            with t.when(equal(done.step, steps - 1) | equal(u, end - 1)):
-                if not self.grouped:
-                    self.correct(t, sources, done, sums)
-                whole = self.gather(t, p, done, shares, begin, end, sums.products)
-                with t.when(whole):
-                    self.finish(t, sources, c, done, sums.products)
-                for products in sums.products:
-                    t.assign(products, self.nothing(t))
+            feed.release(done)
+            with t.when(equal(done.step, work.steps - 1) | equal(u, work.end - 1)):
+                self.end_tile(t, p, feed, scratch, work, done, sums)
             done.advance(t)
 
-    def name_sources(self, t: Tracer, p: dict[str, Var]) -> Sources:
-        m, n, k, of = p["m"], p["n"], p["k"], self.problem.a_dtype
-        columns = t.let(ceil_div(n, weights.TILE_N) * weights.tile_words(self.problem.b_dtype))
-        groups = t.let(k // self.problem.group_size) if self.grouped else 1
-        # the copy engine takes all rows of the ring's tile at once
-        boxes = (k // ROW, m, ROW), (ROW, k, 1)
-        return Sources(
-            t.view_global(p["a"], of, *(boxes if self.bulk else ((m, k), (k, 1)))),
-            t.view_global(p["words"], u32, (ceil_div(k, STEP), columns), (columns, 1)),
-            t.view_global(p["scales"], of, (groups, n), (n, 1)),
-            t.view_global(p["zeros"], of, (groups, n), (n, 1)) if self.problem.zeros else None,
-        )
+    def end_tile(
+        self, t: Tracer, p: dict[str, Var], feed: Feed, scratch: Shared | None, work: Work,
+        done: Walk, sums: Sums,
+    ) -> None:  # fmt: skip
+        """Hand over what was summed of a tile, and begin another."""
+        rows = None if sums.rows is None else self.joined(t, scratch, sums.rows)
+        products = [self.joined(t, scratch, part) for part in sums.products]
+        if not self.grouped:
+            self.correct(t, feed, done, Sums(products, rows))
+        with t.when(self.gather(t, p, done, work, products)):
+            self.finish(t, p, feed, done, products)
+        for part in (*sums.products, *([] if sums.rows is None else [sums.rows])):
+            t.assign(part, self.nothing(t))
 
-    def allocate_ring(self, t: Tracer) -> Ring:
-        plan, of = self.plan, self.problem.a_dtype
-        words = plan.block_n // weights.TILE_N * weights.tile_words(self.problem.b_dtype)
-        per_group = (plan.stages, plan.block_k // self.fold, plan.block_n)
-        arrived = t.allocate_barriers(plan.stages) if self.bulk else None
-        if arrived is not None:
-            t.init_barriers(arrived, 1)
-        return Ring(
-            t.allocate_shared(
-                of, (plan.stages, plan.block_k // ROW, plan.block_m, ROW), ROWS_SWIZZLED
-            ),
-            t.allocate_shared(u32, (plan.stages, plan.block_k // STEP, words)),
-            arrived,
-            t.allocate_shared(of, per_group) if self.grouped else None,
-            t.allocate_shared(of, per_group) if self.grouped and self.problem.zeros else None,
-        )
-
-    def wait_for_copies(self, t: Tracer, ring: Ring, unit: Walk) -> None:
-        """Until the unit's operands are there, and nobody needs those of the one before."""
-        if ring.arrived is not None:
-            t.wait_barrier(ring.arrived, unit.place, unit.turn)
-        else:
-            t.wait_group(self.plan.stages - 2)
-            if self.plan.warpgroups:
-                t.fence_async()
-        t.synchronize()
-
-    def copy(self, t: Tracer, sources: Sources, ring: Ring, unit: Walk) -> None:
-        """Start to bring one unit's operands into its place of the ring."""
-        if ring.arrived is not None:
-            self.copy_in_bulk(t, sources, ring, ring.arrived, unit)
-            return
-        plan, place = self.plan, unit.place
-        k_start = unit.step * plan.block_k
-        along_k, along_n = (0,) * self.check_k, (1,) * self.check_n
-        tiles, words = ring.words.shape[1:]
-        t.copy_async(
-            sources.words, ring.words, (unit.step * tiles, unit.column * words), (place, 0, 0),
-            (tiles, words), check=along_k + along_n,
-        )  # fmt: skip
-        for row in range(plan.block_k // ROW):
-            t.copy_async(
-                sources.a, ring.a, (unit.row * plan.block_m, k_start + row * ROW),
-                (place, row, 0, 0), (plan.block_m, ROW), check=(0, 1) if self.check_k else (0,),
-            )  # fmt: skip
-        for source, target, at, to in self.group_rows(sources, ring, unit):
-            t.copy_async(source, target, at, to, (1, plan.block_n), check=along_k + along_n)
-
-    def copy_in_bulk(
-        self, t: Tracer, sources: Sources, ring: Ring, arrived: Shared, unit: Walk
-    ) -> None:
-        """The same by the copy engine."""
-        plan, place = self.plan, unit.place
-        tiles, words = ring.words.shape[1:]
-        rows = plan.block_k // ROW
-        per_group = self.group_rows(sources, ring, unit)
-        halves = plan.block_m * plan.block_k + len(per_group) * plan.block_n
-        t.expect(arrived, place, tiles * words * 4 + halves * 2)
-        t.copy_bulk(
-            sources.words, ring.words, (unit.step * tiles, unit.column * words), (place, 0, 0),
-            (tiles, words), arrived, place, HINT,
-        )  # fmt: skip
-        t.copy_tensor_async(
-            sources.a, ring.a, (unit.step * rows, unit.row * plan.block_m, 0), (place, 0, 0, 0),
-            (rows, plan.block_m, ROW), arrived, place,
-        )  # fmt: skip
-        for source, target, at, to in per_group:
-            t.copy_bulk(source, target, at, to, (1, plan.block_n), arrived, place)
-
-    def group_rows(self, sources: Sources, ring: Ring, unit: Walk) -> list[GroupRow]:
-        """Where the scales and zeros of each fold of a unit come from and go to."""
-        column = unit.column * self.plan.block_n
-        return [
-            (source, target, (first // self.problem.group_size, column), (unit.place, j, 0))
-            for source, target in ((sources.scales, ring.scales), (sources.zeros, ring.zeros))
-            if source is not None and target is not None
-            for j in range(self.plan.block_k // self.fold)
-            for first in [unit.step * self.plan.block_k + j * self.fold]
-        ]
+    def allocate_scratch(self, t: Tracer) -> Shared | None:
+        """Where teams leave what they have of a panel."""
+        if self.plan.teams == 1:
+            return None
+        scratch: Shared = t.allocate_shared(f32, (self.plan.teams, *self.raw_panel().shape))
+        return scratch
 
     def multiply(self, t: Tracer, ring: Ring, place: Scalar, sums: Sums) -> None:
         """Add the product of one step to `sums`, in chunks of whole tiles and whole folds."""
-        for chunk in t.range(0, self.plan.block_k // self.chunk, unroll=0):
+        for chunk in t.range(0, self.depth_of_team // self.chunk, unroll=0):
             self.multiply_chunk(t, ring, place, chunk, sums)
         self.wait(t, 0, *sums.products, *([] if sums.rows is None else [sums.rows]))
 
@@ -258,25 +164,37 @@ class Kernel:
         """
         first_tile, first_fold = chunk * (self.chunk // STEP), chunk * (self.chunk // self.fold)
         held = self.stored_tiles(t, ring, place, first_tile)
-        rows = [
-            self.row_sums(t, ring, place, first_tile, start, sums)
-            for start in range(0, self.chunk, self.fold)
-        ]
-        begun: Callable[[int], None] = lambda pending: None  # noqa: E731
+        a = self.loaded(t, ring, place, first_tile)
+        rows = [self.row_sums(t, a, start, sums) for start in range(0, self.chunk, self.fold)]
+        begun: deque[Callable[[int], None]] = deque()
         for panel, products in enumerate(sums.products):
             for start in range(0, self.chunk, self.depth):
                 if start % STEP == 0:
                     tile = next(held)
                 if start % self.fold == 0:
                     part = self.nothing(t) if self.grouped else products
-                b, row = self.slice_of(t, tile, start), first_tile + start // ROW
-                self.multiply_slice(t, b, ring, place, row, start % ROW, part)
+                self.multiply_slice(t, self.slice_of(t, tile, start), a, start, part)
                 if (start + self.depth) % self.fold == 0:
                     self.commit(t)
-                    begun(1)
+                    if len(begun) == self.pending:
+                        begun.popleft()(self.pending)
                     j = start // self.fold
-                    begun = self.folding(t, ring, place, first_fold + j, panel, part, rows[j], sums)
-        begun(0 if self.grouped else 1)
+                    begun.append(
+                        self.folding(t, ring, place, first_fold + j, panel, part, rows[j], sums)
+                    )
+        while begun and self.grouped:
+            finish = begun.popleft()
+            finish(len(begun))
+
+    def loaded(self, t: Tracer, ring: Ring, place: Scalar, first_tile: Scalar) -> Activations:
+        """A's columns of a chunk: where single warps multiply, in registers."""
+        if self.plan.warpgroups:
+            return Activations(ring.a, place, first_tile, [])
+        turned = []
+        for row in range(self.chunk // ROW):
+            a = t.load_matrix(ring.a, (place, 0, first_tile + row, 0, 0), self.rows_of_a())
+            turned.append(t.view(a, a.dtype, transpose(a.layout)))
+        return Activations(ring.a, place, first_tile, turned)
 
     def folding(
         self, t: Tracer, ring: Ring, place: Scalar, fold: Scalar, panel: int, part: Register,
@@ -303,9 +221,7 @@ class Kernel:
         if self.plan.warpgroups:
             t.wait_dots(pending, tiles)
 
-    def row_sums(
-        self, t: Tracer, ring: Ring, place: Scalar, first_tile: Scalar, start: int, sums: Sums
-    ) -> Register | None:
+    def row_sums(self, t: Tracer, a: Activations, start: int, sums: Sums) -> Register | None:
         """Begin the sums of A's rows, over the fold at `start`, for whoever needs them.
 
         They are multiples of the factor, as the sums of lifted numbers are.
@@ -313,24 +229,22 @@ class Kernel:
         if sums.rows is None:
             return None
         rows = self.nothing(t) if self.grouped else sums.rows
-        panel = transpose(self.over_columns(weights.fragment_layout()))
+        panel = transpose(self.over_parts(weights.fragment_layout()))
         ones = t.allocate_register(self.problem.a_dtype, panel, 1 / self.factor)
         for at in range(start, start + self.fold, self.depth):
-            b, row = self.slice_of(t, ones, at), first_tile + at // ROW
-            self.multiply_slice(t, b, ring, place, row, at % ROW, rows)
+            self.multiply_slice(t, self.slice_of(t, ones, at), a, at, rows)
         return rows
 
     def multiply_slice(
-        self, t: Tracer, b: Register, ring: Ring, place: Scalar, row: Scalar, within: int,
-        part: Register,
-    ) -> None:  # fmt: skip
-        """Add to `part` the product of `b` [columns, depth] and columns of A: those of a row of the
-        ring's tile, from `within` on."""
+        self, t: Tracer, b: Register, a: Activations, start: int, part: Register
+    ) -> None:
+        """Add to `part` the product of `b` [columns, depth] and A's columns from `start` on."""
+        row, within = start // ROW, start % ROW
         if self.plan.warpgroups:
-            t.warpgroup_dot(b, ring.a, (place, row, 0, within), part)
+            at, parts = (a.place, 0, a.first + row, 0, within), (self.plan.teams, 1)
+            t.warpgroup_dot(b, a.held, at, part, parts)
             return
-        a = t.load_matrix(ring.a, (place, row, 0, 0), self.rows_of_a())
-        turned = t.view(a, a.dtype, transpose(a.layout))
+        turned = a.turned[row]
         if self.depth < ROW:
             turned = t.slice(turned, 0, within, self.depth)
         t.assign(part, t.dot(b, turned, part))
@@ -363,26 +277,39 @@ class Kernel:
         of = self.problem.b_dtype
         across = panel * self.plan.warps * weights.tile_words(of)
         words: Register = t.load_shared(
-            ring.words, (place, tile, across), self.over_columns(weights.words_layout(of))
+            ring.words,
+            (place, 0, tile, across),
+            stack(self.plan.teams, self.over_columns(weights.words_layout(of))),
         )
         return words
 
     def numbers_of(self, t: Tracer, words: Register) -> Register:
-        """Stored words as A's type, lifted or cast, [columns, 64]."""
+        """Stored words as A's type, lifted or cast, [teams * columns, 64]."""
         of = self.problem.b_dtype
-        codes = t.view(words, of, self.over_columns(weights.tile_layout(of)))
+        codes = t.view(words, of, self.over_parts(weights.tile_layout(of)))
         values = t.lift(codes) if self.lifts else t.cast(codes, self.problem.a_dtype)
         turned: Register = t.view(values, values.dtype, transpose(values.layout))
         return turned
 
-    def correct(self, t: Tracer, sources: Sources, unit: Walk, sums: Sums) -> None:
+    def correct(self, t: Tracer, feed: Feed, unit: Walk, sums: Sums) -> None:
         """Make of the sums of lifted numbers those of weights, before they are joined."""
-        zeros = sources.zeros
+        zeros = feed.sources.zeros
         for panel, products in enumerate(sums.products):
-            zero = None if zeros is None else self.from_memory(t, zeros, unit, panel)
+            zero = None if zeros is None else self.from_memory(t, feed, zeros, unit, panel)
             t.assign(products, self.corrected(t, products, sums.rows, zero))
-        if sums.rows is not None:
-            t.assign(sums.rows, self.nothing(t))
+
+    def joined(self, t: Tracer, scratch: Shared | None, part: Register) -> Register:
+        """What the teams have of a panel together, in the order of the teams, for all of them."""
+        if scratch is None:
+            return part
+        t.store_shared(scratch, t.view(part, f32, stack(self.plan.teams, self.raw_panel())), (0, 0))
+        t.synchronize()
+        whole = t.load_shared(scratch, (0, 0), self.raw_sums())
+        for team in range(1, self.plan.teams):
+            whole = t.add(whole, t.load_shared(scratch, (team, 0), self.raw_sums()))
+        t.synchronize()
+        panel: Register = t.view(whole, f32, self.sums_layout())
+        return panel
 
     def corrected(
         self, t: Tracer, products: Register, rows: Register | None, zero: Register | None
@@ -390,7 +317,7 @@ class Kernel:
         """A @ (Q - zero), from sums of lifted numbers and of A's rows; without the factor."""
         if rows is None:
             return products
-        column = reduce(self.sums_layout(), (1,))
+        column = reduce(products.layout, (1,))
         offset = t.allocate_register(f32, column, -self.offset)
         less = offset if zero is None else t.sub(offset, zero) if self.offset else t.neg(zero)
         whole: Register = t.fma(rows, less, products)
@@ -406,37 +333,41 @@ class Kernel:
     def per_column(
         self, t: Tracer, held: Shared, place: Scalar, fold: Scalar, panel: int
     ) -> Register:
-        """A number for each column of a panel, from the ring, in float32: [columns, 1]."""
-        across = transpose(reduce(self.sums_layout(), (1,)))
-        numbers = t.cast(t.load_shared(held, (place, fold, panel * self.columns), across), f32)
-        column: Register = t.view(numbers, f32, transpose(across))
+        """A number for each column of a panel and each team, from the ring, in float32:
+        [teams * columns, 1]."""
+        across = stack(self.plan.teams, transpose(reduce(self.panel(), (1,))))
+        numbers = t.cast(t.load_shared(held, (place, 0, fold, panel * self.columns), across), f32)
+        column: Register = t.view(numbers, f32, reduce(self.parts(), (1,)))
         return column
 
-    def from_memory(self, t: Tracer, source: Global, unit: Walk, panel: int) -> Register:
+    def from_memory(
+        self, t: Tracer, feed: Feed, source: Global, unit: Walk, panel: int
+    ) -> Register:
         """A number for each column of a panel, of the only group, in float32: [columns, 1]."""
         across = transpose(reduce(self.sums_layout(), (1,)))
         column = unit.column * self.plan.block_n + panel * self.columns
-        held = t.load_global(source, (0, column), across, check=(1,) * self.check_n)
+        held = t.load_global(source, (0, column), across, check=(1,) * feed.mask.n)
         numbers: Register = t.view(t.cast(held, f32), f32, transpose(across))
         return numbers
 
     def nothing(self, t: Tracer) -> Register:
         """Sums of a panel that nothing was added to."""
-        zeros: Register = t.allocate_register(f32, self.sums_layout())
+        zeros: Register = t.allocate_register(f32, self.parts())
         return zeros
 
-    def no_rows(self, t: Tracer) -> Register | None:
-        return self.nothing(t) if self.problem.zeros or self.offset else None
+    def no_sums(self, t: Tracer) -> Sums:
+        rows = self.nothing(t) if self.problem.zeros or self.offset else None
+        return Sums([self.nothing(t) for _ in range(self.panels)], rows)
 
     def gather(
-        self, t: Tracer, p: dict[str, Var], unit: Walk, shares: Shares, begin: Scalar, end: Scalar,
-        sums: list[Register],
-    ) -> Var:  # fmt: skip
+        self, t: Tracer, p: dict[str, Var], unit: Walk, work: Work, sums: list[Register]
+    ) -> Var:
         """1 if `sums` is now all of the tile: the block did all of it, or is the last to arrive.
 
         Block b leaves what it has of the tile in which it begins in slot 2b of the workspace, of a
         later one in slot 2b + 1.
         """
+        begin, end, shares = work.begin, work.end, work.shares
         panel_size = self.columns * self.plan.block_m
         tile_size = panel_size * self.panels
         slots = t.view_global(p["workspace"], f32, (p["blocks"] * 2, tile_size), (tile_size, 1))
@@ -453,7 +384,7 @@ class Kernel:
             oldest, newest = t.let(shares.block_of(first)), t.let(shares.block_of(stop - 1))
             with t.when(equal(arrived, newest - oldest)):
                 for part in sums:
-                    t.assign(part, self.nothing(t))
+                    t.assign(part, t.allocate_register(f32, self.sums_layout()))
                 for block in t.range(oldest, newest + 1):
                     slot = block * 2 + (shares.begin(block) <= first)
                     for panel, part in enumerate(sums):
@@ -465,14 +396,15 @@ class Kernel:
         return done
 
     def finish(
-        self, t: Tracer, sources: Sources, c: Global, unit: Walk, sums: list[Register]
+        self, t: Tracer, p: dict[str, Var], feed: Feed, unit: Walk, sums: list[Register]
     ) -> None:
         """Round the tile and write it."""
-        check = (0, 1) if self.check_n else (1,)
+        c = t.view_global(p["c"], self.problem.a_dtype, (p["n"], p["m"]), (1, p["n"]))
+        check = (0, 1) if feed.mask.n else (1,)
         for panel, products in enumerate(sums):
             if not self.grouped:
-                scale = self.factored(t, self.from_memory(t, sources.scales, unit, panel))
-                products = t.mul(products, scale)
+                scale = self.from_memory(t, feed, feed.sources.scales, unit, panel)
+                products = t.mul(products, self.factored(t, scale))
             column = unit.column * self.plan.block_n + panel * self.columns
             at = (column, unit.row * self.plan.block_m)
             t.store_global(c, t.cast(products, c.dtype), at, check=check)

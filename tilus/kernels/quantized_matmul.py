@@ -21,6 +21,7 @@ from tilus.compiler import run_on_host
 from tilus.dtypes import dtype
 from tilus.ir import Program
 from tilus.kernels import weights
+from tilus.kernels.division import blocks_for
 from tilus.kernels.matmul_block import Kernel
 from tilus.kernels.problem import (
     Case,
@@ -82,7 +83,7 @@ def program(
         kernel.write,
         kernel.parameters(),
         grid=lambda *p: (p[-1], 1, 1),
-        threads=plan.warps * 32,
+        threads=kernel.threads,
         blocks_per_sm=plan.blocks_per_sm,
     )
 
@@ -95,9 +96,9 @@ def pack(codes: Any, b_dtype: str) -> Any:
 def launch(parameters: dict[str, Any], m: int, n: int, k: int, multiprocessors: int) -> Launch:
     """How to launch the kernel that `program(**parameters)` is."""
     plan = schedule_of(parameters)
-    units = tiles(plan, m, n) * -(-k // plan.block_k)
-    blocks = min(units, multiprocessors * plan.blocks_per_sm)
-    return Launch((blocks, 1, 1), 4 * workspace(plan, blocks), tiles(plan, m, n))
+    count = tiles(plan, m, n)
+    blocks = blocks_for(count, -(-k // plan.block_k), multiprocessors * plan.blocks_per_sm)
+    return Launch((blocks, 1, 1), 4 * workspace(plan, blocks), count)
 
 
 def tiles(plan: Schedule, m: int, n: int) -> int:

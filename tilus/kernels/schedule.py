@@ -1,14 +1,14 @@
 """How the work of a quantised matmul is laid out, and which layouts are worth trying."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import gcd
 from typing import Any
 
 from tilus.dtypes import DType, dtype
 from tilus.errors import TilusError
-from tilus.kernels.weights import TILE_K
-from tilus.target import DEFAULT, target
+from tilus.kernels.weights import TILE_K, TILE_N
+from tilus.target import DEFAULT, Target, target
 
 WARPGROUPS = "sm_90a"  # what products by warpgroups need
 
@@ -17,9 +17,10 @@ WARPGROUPS = "sm_90a"  # what products by warpgroups need
 class Schedule:
     """How the work is laid out; any schedule computes the same function.
 
-    A block of `warps` warps makes tiles of `block_m` x `block_n`, `block_k` deep at a time, with
-    `stages` - 1 steps of copies in flight; `blocks_per_sm` blocks share a multiprocessor. The
-    warps stand side by side along n; four of them multiply together where there are `warpgroups`.
+    A block makes tiles of `block_m` x `block_n`, `block_k` deep at a time, in a ring of `stages`
+    steps of copies; `blocks_per_sm` blocks share a multiprocessor. `warps` warps stand side by side
+    along n; four of them multiply together where there are `warpgroups`. So many `teams` of them
+    share a step along k, and add up at the end of a tile. The copy `engine` brings what is whole.
     """
 
     block_m: int = 16
@@ -29,9 +30,12 @@ class Schedule:
     stages: int = 4
     blocks_per_sm: int = 2
     warpgroups: bool = False
+    teams: int = 1
+    engine: bool = False
 
 
 HEIGHTS = (8, 16, 32, 64, 128)
+WASTE = 0.05  # of the places for blocks; leaving so many idle costs less than sharing tiles
 
 
 def checked_schedule(schedule: dict[str, Any]) -> Schedule:
@@ -48,6 +52,10 @@ def checked_schedule(schedule: dict[str, Any]) -> Schedule:
         )
     if plan.warpgroups and plan.warps % 4:
         raise TilusError(f"{plan}: a warpgroup has 4 warps")
+    if plan.block_k % (TILE_K * plan.teams) or (plan.teams > 1 and not plan.warpgroups):
+        raise TilusError(
+            f"{plan}: every team of warpgroups takes a multiple of {TILE_K} of block_k"
+        )
     return plan
 
 
@@ -57,51 +65,120 @@ def schedule_of(parameters: dict[str, Any]) -> Schedule:
     return checked_schedule({name: v for name, v in parameters.items() if name in names})
 
 
-def schedules(b_dtype: str, group_size: int, m: int, arch: str = DEFAULT) -> list[dict[str, int]]:
-    """The schedules worth trying for `m` rows, as parameters of `program`, best guess first."""
-    groups = target(arch).supports(WARPGROUPS)
-    return [asdict(plan) for plan in schedule_space(dtype(b_dtype), group_size, m, groups)]
+def schedules(
+    b_dtype: str, group_size: int, m: int, n: int, arch: str = DEFAULT
+) -> list[dict[str, int]]:
+    """The schedules worth trying for `m` rows and `n` columns, best guess first."""
+    return [asdict(plan) for plan in schedule_space(dtype(b_dtype), group_size, m, n, target(arch))]
 
 
-# (block_n, block_k, warps, stages, blocks_per_sm): what was among the fastest somewhere when the
-# whole space was measured on an H200 for 1 to 8 bits, products by warpgroups and by single warps
+@dataclass(frozen=True)
+class Row:
+    """A schedule for weights of `least` to `most` bits, with as many stages as fit, up to 8.
+
+    Without a `block_n` a tile is as wide as lets every multiprocessor make one.
+    """
+
+    least: int
+    most: int
+    block_n: int | None
+    block_k: int
+    warps: int
+    blocks_per_sm: int = 1
+    teams: int = 1
+    warpgroups: bool = True
+
+
+# What was within 2 % of the fastest for some format when a larger space was measured on an H200,
+# for up to 8 rows and up to 16, for matrices of many columns and for others.
+STRIPS, OTHERS = "many columns", "few columns"
 ROWS = {
-    True: (
-        (512, 128, 8, 3, 1), (256, 256, 4, 2, 2), (256, 256, 8, 2, 1), (256, 256, 8, 2, 2),
-        (512, 256, 4, 2, 2), (512, 256, 8, 2, 1), (128, 256, 4, 2, 3), (64, 256, 4, 2, 3),
-        (256, 256, 4, 4, 3), (256, 256, 8, 3, 1), (256, 256, 4, 4, 2), (512, 128, 4, 2, 2),
+    (8, STRIPS): (
+        Row(3, 5, None, 256, 4, teams=2), Row(5, 8, None, 128, 4, teams=2),
+        Row(1, 3, 256, 256, 4, 2, warpgroups=False), Row(1, 3, 512, 256, 8, warpgroups=False),
+        Row(3, 6, 128, 256, 4, 3, warpgroups=False), Row(6, 8, 256, 256, 8, warpgroups=False),
+        Row(8, 8, 64, 128, 4, 7),
     ),
-    False: (
-        (256, 128, 4, 3, 2), (128, 256, 4, 3, 2), (128, 128, 4, 3, 2), (256, 256, 4, 4, 2),
-        (256, 256, 8, 3, 1), (128, 128, 4, 4, 2), (256, 64, 4, 3, 2),
+    (8, OTHERS): (
+        Row(1, 3, 256, 256, 4, 2, warpgroups=False), Row(1, 3, 512, 256, 8, warpgroups=False),
+        Row(1, 8, 256, 256, 8, warpgroups=False), Row(4, 5, 128, 256, 4, 3, warpgroups=False),
+        Row(4, 4, 256, 256, 8, 2, warpgroups=False), Row(5, 7, 64, 1024, 4, teams=4),
+        Row(5, 7, 128, 256, 8, 2, warpgroups=False), Row(8, 8, 64, 256, 4, 4),
+        Row(8, 8, 128, 512, 4, teams=2),
+    ),
+    (16, STRIPS): (
+        Row(1, 5, None, 256, 4, teams=2), Row(6, 8, None, 128, 4, teams=2),
+        Row(1, 3, 256, 256, 4, 3), Row(1, 2, 512, 128, 4, 2), Row(3, 3, 512, 256, 8),
+        Row(4, 4, 256, 256, 8, 2), Row(5, 7, 512, 128, 8), Row(5, 8, None, 128, 28),
+        Row(8, 8, 64, 128, 4, 7),
+    ),
+    (16, OTHERS): (
+        Row(1, 8, 128, 512, 4, teams=2), Row(1, 4, 256, 256, 4, 2), Row(1, 4, 128, 256, 4, 3),
+        Row(5, 8, 64, 512, 4, teams=4), Row(5, 8, 256, 256, 8),
     ),
 }  # fmt: skip
-# for more than 16 rows; measured by warpgroups only
+# for more rows
 TALL = (
-    (512, 256, 8, 2, 1), (512, 128, 8, 3, 1), (256, 256, 8, 2, 1), (128, 128, 4, 3, 3),
-    (128, 128, 8, 3, 1), (128, 64, 4, 4, 1),
+    Row(1, 8, 512, 256, 8), Row(1, 8, 512, 128, 8), Row(1, 8, 256, 256, 8),
+    Row(1, 8, 128, 128, 4, 3), Row(1, 8, 128, 128, 8), Row(1, 8, 128, 64, 4),
+)  # fmt: skip
+# by single warps, without the copy engine
+PLAIN = (
+    Row(1, 8, 256, 128, 4, 2), Row(1, 8, 128, 256, 4, 2), Row(1, 8, 128, 128, 4, 2),
+    Row(1, 8, 256, 256, 8), Row(1, 8, 256, 64, 4, 2), Row(1, 8, 128, 64, 4),
 )  # fmt: skip
 MOST_SUMS = 128  # that a thread keeps in registers
+MOST_STAGES = 8
+MULTIPROCESSORS = 132  # of an H100 or H200
+SPLIT = 64  # columns of which a strip is made
+NARROWEST = 256  # columns; strips that are narrower read A too often
 
 
-def schedule_space(b_dtype: DType, group_size: int, m: int, warpgroups: bool) -> Iterator[Schedule]:
-    """Tiles as tall as m asks for, and of the rows above those whose ring fits."""
+def strip(n: int) -> int | None:
+    """The width of tiles of which almost every multiprocessor makes one, if there is one."""
+    for tiles in range(MULTIPROCESSORS, round(MULTIPROCESSORS * (1 - WASTE)), -1):
+        if n % (tiles * SPLIT) == 0 and n // tiles >= NARROWEST:
+            return n // tiles
+    return None
+
+
+def rows_for(m: int, n: int, warpgroups: bool) -> tuple[Row, ...]:
+    """What there is to choose from."""
+    if not warpgroups:
+        return PLAIN
+    if m > 16:
+        return TALL
+    return ROWS[8 if m <= 8 else 16, STRIPS if n >= NARROWEST * MULTIPROCESSORS else OTHERS]
+
+
+def schedule_space(
+    b_dtype: DType, group_size: int, m: int, n: int, chip: Target
+) -> Iterator[Schedule]:
+    """Tiles as tall as m asks for, and of the rows for the type those whose ring fits."""
+    warpgroups = chip.supports(WARPGROUPS)
     block_m = next((height for height in HEIGHTS if m <= height), HEIGHTS[-1])
-    rows = ROWS[warpgroups] if block_m <= 16 else TALL
-    for block_n, block_k, warps, stages, blocks_per_sm in rows:
-        plan = Schedule(block_m, block_n, block_k, warps, stages, blocks_per_sm, warpgroups)
-        sums = block_m * block_n // (32 * warps)
-        if sums <= MOST_SUMS and stages <= most_stages(plan, b_dtype, group_size):
-            yield plan
+    for row in rows_for(m, n, warpgroups):
+        block_n = row.block_n or strip(n)
+        if not row.least <= b_dtype.bits <= row.most or block_n is None:
+            continue
+        plan = Schedule(
+            block_m, block_n, row.block_k, row.warps, 2, row.blocks_per_sm,
+            row.warpgroups and warpgroups, row.teams, warpgroups,
+        )  # fmt: skip
+        stages = min(MOST_STAGES, most_stages(plan, b_dtype, group_size, chip.shared_bytes))
+        whole = block_n % (TILE_N * row.warps) == 0
+        if whole and block_m * block_n // (32 * row.warps) <= MOST_SUMS and stages >= 2:
+            yield replace(plan, stages=stages)
 
 
-SHARED_BYTES = 227 << 10  # that the blocks of one multiprocessor share on sm_90
 RESERVED_BYTES = 2 << 10  # a block's own: what the system takes, mailboxes
 
 
-def most_stages(plan: Schedule, b_dtype: DType, group_size: int) -> int:
-    """How many steps of copies fit into a block's part of the shared memory."""
-    groups = plan.block_k // gcd(group_size, plan.block_k) if group_size != -1 else 1
+def most_stages(plan: Schedule, b_dtype: DType, group_size: int, shared_bytes: int) -> int:
+    """How many steps of copies fit into a block's part of a multiprocessor's shared memory."""
+    depth = plan.block_k // plan.teams
+    groups = plan.teams * (depth // gcd(group_size, depth)) if group_size != -1 else 1
     a, weight = plan.block_m * plan.block_k * 2, plan.block_k * plan.block_n * b_dtype.bits // 8
     stage = a + weight + 2 * groups * plan.block_n * 2
-    return (SHARED_BYTES // plan.blocks_per_sm - RESERVED_BYTES) // stage
+    scratch = plan.teams * plan.warps * TILE_N * plan.block_m * 4 if plan.teams > 1 else 0
+    return (shared_bytes // plan.blocks_per_sm - RESERVED_BYTES - scratch) // stage

@@ -199,11 +199,17 @@ template <int BY> FUNCTION uint32_t shift_left(uint32_t word) {
   if constexpr (BY >= 0) return word << BY;
   else return word >> -BY;
 }
-// Two integers at bit PLACE of subnormal numbers, which count in steps of 2^(PLACE - 24).
+// The same for fields at bit FROM of the halves of a word, of which other bits may be lost. Those above
+// a byte share that byte's way down; the rest of it is a way up.
+template <int BY, int FROM> FUNCTION uint32_t moved(uint32_t word) {
+  if constexpr (BY >= 0 || BY < -8 || FROM < 8) return shift_left<BY>(word);
+  else return permute_bytes(word, 0, 0x4321) << (8 + BY);
+}
+// Two integers at bit PLACE of float16 numbers, multiples of the one that has that bit alone.
 template <class T, int LOW, int HIGH, int PLACE> FUNCTION uint32_t lift_integers(const uint32_t* words) {
   using Fields = Halves<T::bits, LOW, HIGH, PLACE>;
   constexpr uint32_t mask = both(((1u << T::bits) - 1) << PLACE), sign = both(Integer<T>::sign << PLACE);
-  return and_xor(shift_left<PLACE - Fields::place>(Fields::word(words)), mask, sign);
+  return and_xor(moved<PLACE - Fields::place, Fields::place>(Fields::word(words)), mask, sign);
 }
 
 // Two floats of E exponent and M mantissa bits at their places in a 16-bit float of MANTISSA

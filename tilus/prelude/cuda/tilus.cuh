@@ -214,33 +214,33 @@ FUNCTION void synchronize() { __syncthreads(); }
 template <int NAME, int THREADS> FUNCTION void synchronize_group() {
   asm volatile("bar.sync %0, %1;" ::"n"(NAME), "n"(THREADS) : "memory");
 }
+template <int NAME, int THREADS> FUNCTION void meet() {
+  if constexpr (NAME == 0) __syncthreads();
+  else synchronize_group<NAME, THREADS>();
+}
 FUNCTION unsigned block_thread() { return threadIdx.x; }
 
-// Thread 0 adds for the block. The fences and barriers make what the block wrote visible to who
-// sees the sum, and what others wrote visible to the block (8.10, causality order).
-FUNCTION int atomic_add(int* where, int value, int* mailbox) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    *mailbox = atomicAdd(where, value);
-    __threadfence();
-  }
-  __syncthreads();
+// Thread 0 acts for the block, or the group that meets at barrier NAME, and all get what it gives.
+template <int NAME, int THREADS, class Action>
+FUNCTION int once(unsigned thread, int* mailbox, const Action& action) {
+  meet<NAME, THREADS>();
+  if (thread == 0) *mailbox = action();
+  meet<NAME, THREADS>();
   return *mailbox;
 }
-
-// The same for other operations.
-#define ATOMIC(name, call, ...)                                    \
-  FUNCTION int name(int* where, __VA_ARGS__, int* mailbox) {       \
-    __syncthreads();                                               \
-    if (threadIdx.x == 0) {                                        \
-      __threadfence();                                             \
-      *mailbox = call;                                             \
-      __threadfence();                                             \
-    }                                                              \
-    __syncthreads();                                               \
-    return *mailbox;                                               \
+// The fences and barriers make what the block wrote visible to who sees the new number, and what
+// others wrote visible to the block (8.10, causality order).
+#define ATOMIC(name, call, ...)                                                               \
+  template <int NAME, int THREADS>                                                            \
+  FUNCTION int name(unsigned thread, int* where, __VA_ARGS__, int* mailbox) {                 \
+    return once<NAME, THREADS>(thread, mailbox, [=] {                                         \
+      __threadfence();                                                                        \
+      const int there = call;                                                                 \
+      __threadfence();                                                                        \
+      return there;                                                                           \
+    });                                                                                       \
   }
+ATOMIC(atomic_add, atomicAdd(where, value), int value)
 ATOMIC(atomic_max, atomicMax(where, value), int value)
 ATOMIC(atomic_min, atomicMin(where, value), int value)
 ATOMIC(atomic_exchange, atomicExch(where, value), int value)
@@ -250,16 +250,18 @@ ATOMIC(atomic_xor, atomicXor(where, value), int value)
 ATOMIC(atomic_compare_exchange, atomicCAS(where, expected, value), int expected, int value)
 
 // 9.7.9.8 ld.acquire, 9.7.9.12 st.release
-FUNCTION int load_acquire(const int* where, int* mailbox) {
-  __syncthreads();
-  if (threadIdx.x == 0)
-    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(*mailbox) : "l"(where) : "memory");
-  __syncthreads();
-  return *mailbox;
+template <int NAME, int THREADS>
+FUNCTION int load_acquire(unsigned thread, const int* where, int* mailbox) {
+  return once<NAME, THREADS>(thread, mailbox, [=] {
+    int there;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(there) : "l"(where) : "memory");
+    return there;
+  });
 }
-FUNCTION void store_release(int* where, int value) {
-  __syncthreads();
-  if (threadIdx.x == 0)
+template <int NAME, int THREADS>
+FUNCTION void store_release(unsigned thread, int* where, int value) {
+  meet<NAME, THREADS>();
+  if (thread == 0)
     asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(where), "r"(value) : "memory");
 }
 

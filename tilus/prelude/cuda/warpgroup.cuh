@@ -2,6 +2,8 @@
 #pragma once
 #include "descriptor.cuh"
 
+// A number that is the same in all lanes of a warp, known to be so.
+FUNCTION unsigned uniform(unsigned number) { return __shfl_sync(~0u, number, 0); }
 FUNCTION Descriptor matrix_descriptor(const char* tile) { return descriptor_of(shared_address(tile)); }
 
 // 9.7.15.7.1 wgmma.fence: registers written before may be read by the products that follow

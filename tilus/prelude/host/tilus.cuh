@@ -308,27 +308,28 @@ MMA_M16N8K16(mma_m16n8k16_bf16, true)
 inline void meet_others(const int* where) {
   observe(where, thread_of_cluster()), publish(where, thread_of_cluster());
 }
-inline int atomic_add(int* where, int value, int* mailbox) {
-  synchronize();
-  if (block.running == 0) {
-    meet_others(where);
-    *mailbox = *where, *where += value;
-  }
-  synchronize();
+template <int NAME, int THREADS> inline void meet() {
+  if constexpr (NAME == 0) synchronize();
+  else synchronize_group<NAME, THREADS>();
+}
+template <int NAME, int THREADS, class Action>
+inline int once(unsigned thread, int* mailbox, const Action& action) {
+  meet<NAME, THREADS>();
+  if (thread == 0) *mailbox = action();
+  meet<NAME, THREADS>();
   return *mailbox;
 }
-
-#define ATOMIC(name, update, ...)                                \
-  inline int name(int* where, __VA_ARGS__, int* mailbox) {       \
-    synchronize();                                               \
-    if (block.running == 0) {                                    \
-      meet_others(where);                                        \
-      const int there = *where;                                  \
-      *mailbox = there, *where = update;                         \
-    }                                                            \
-    synchronize();                                               \
-    return *mailbox;                                             \
+#define ATOMIC(name, update, ...)                                             \
+  template <int NAME, int THREADS>                                            \
+  inline int name(unsigned thread, int* where, __VA_ARGS__, int* mailbox) {   \
+    return once<NAME, THREADS>(thread, mailbox, [=] {                         \
+      meet_others(where);                                                     \
+      const int there = *where;                                               \
+      *where = update;                                                        \
+      return there;                                                           \
+    });                                                                       \
   }
+ATOMIC(atomic_add, there + value, int value)
 ATOMIC(atomic_max, max(there, value), int value)
 ATOMIC(atomic_min, min(there, value), int value)
 ATOMIC(atomic_exchange, value, int value)
@@ -337,15 +338,16 @@ ATOMIC(atomic_or, there | value, int value)
 ATOMIC(atomic_xor, there ^ value, int value)
 ATOMIC(atomic_compare_exchange, there == expected ? value : there, int expected, int value)
 
-inline int load_acquire(const int* where, int* mailbox) {
-  synchronize();
-  if (block.running == 0) observe(where, thread_of_cluster()), *mailbox = *where;
-  synchronize();
-  return *mailbox;
+template <int NAME, int THREADS>
+inline int load_acquire(unsigned thread, const int* where, int* mailbox) {
+  return once<NAME, THREADS>(thread, mailbox, [=] {
+    observe(where, thread_of_cluster());
+    return *where;
+  });
 }
-inline void store_release(int* where, int value) {
-  synchronize();
-  if (block.running == 0) publish(where, thread_of_cluster()), *where = value;
+template <int NAME, int THREADS> inline void store_release(unsigned thread, int* where, int value) {
+  meet<NAME, THREADS>();
+  if (thread == 0) publish(where, thread_of_cluster()), *where = value;
 }
 
 // The message of the assertion that failed, if one did.

@@ -29,6 +29,7 @@ inline uint16_t element_at(Descriptor tile, int row, int column, int line) {
   if (touch(from, 2, READS, line)) memcpy(&bits, from, 2);
   return bits;
 }
+inline unsigned uniform(unsigned number) { return number; }
 inline Descriptor matrix_descriptor(const char* tile) { return descriptor_of((uint32_t)(tile - block.shared)); }
 
 inline void warpgroup_dot(uint32_t* d, const uint64_t* mine, Descriptor b, int columns, bool bf16,
