@@ -42,11 +42,13 @@ case ${1:-} in
     cd "$here" && exec .venv/bin/python -m pytest "${rest[@]:1}"
     ;;
   wheels)
-    [ $# -eq 2 ] || { say "say which folder: bash run.sh wheels DIR"; exit 2; }
-    exec "$python" "$here/scripts/environment.py" wheels "$2"
+    [[ $# -ge 2 && $2 != -* ]] || { say "say which folder: bash run.sh wheels DIR"; exit 2; }
+    exec "$python" "$here/scripts/environment.py" wheels "${@:2}"
     ;;
+  peers) exec "$python" "$here/scripts/environment.py" peers "${@:2}" ;;
   *)
     check "$@"
+    [[ " $* " != *" -h "* && " $* " != *" --help "* ]] || exit 0
     ready "${wheels[@]}"
     exec "$here/.venv/bin/python" -P -m services.driver "$@"
     ;;

@@ -1,7 +1,8 @@
 """Makes .venv fit for this machine, with the standard library alone; the second time it is quick.
 
 python3 scripts/environment.py ready [--test] [--wheels DIR]
-python3 scripts/environment.py wheels DIR                  fills DIR for another machine
+python3 scripts/environment.py peers [--wheels DIR]        installs who is measured beside us
+python3 scripts/environment.py wheels DIR [--measure] [--peers]    fills DIR for another machine
 python3 scripts/environment.py requirements [EXTRA ...]    prints what pip shall install
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "ready.json"
+PEERS = ROOT / ".peers"
 PYTHON = VENV / "bin" / "python"
 COMPILERS = ("g++", "clang++")
 SERVERS = ("redis-server", "valkey-server")
@@ -32,14 +34,18 @@ OTHER_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2
 
 
 def main() -> int:
-    """Do one of the three; returns the exit code: 3 where this machine lacks something."""
+    """Do one of the four; returns the exit code: 3 where this machine lacks something."""
     parser = argparse.ArgumentParser(prog="run.sh")
     verbs = parser.add_subparsers(dest="verb", required=True)
     ready = verbs.add_parser("ready")
     ready.add_argument("--test", action="store_true")
     ready.add_argument("--wheels", type=Path)
+    peers = verbs.add_parser("peers")
+    peers.add_argument("--wheels", type=Path)
     wheels = verbs.add_parser("wheels")
     wheels.add_argument("folder", type=Path)
+    wheels.add_argument("--measure", action="store_true", help="without what only the tests need")
+    wheels.add_argument("--peers", action="store_true", help="with those of the peers")
     wheels.add_argument("--python", default=OTHER_PYTHON)
     requirements = verbs.add_parser("requirements")
     requirements.add_argument("extras", nargs="*")
@@ -48,10 +54,17 @@ def main() -> int:
         print("\n".join(required(set(options.extras))))
         return 0
     try:
-        if options.verb == "wheels":
-            download(options.folder, options.python)
-        else:
-            make_ready(options.wheels, test=options.test)
+        match options.verb:
+            case "wheels":
+                extras = {"embedded"} if options.measure else {"embedded", "test"}
+                download(options.folder, options.python, extras, with_peers=options.peers)
+            case "peers":
+                make_ready(options.wheels, test=False)
+                install_peers(peers_of_project(), options.wheels)
+            case "ready":
+                make_ready(options.wheels, test=options.test)
+                if options.wheels is not None:
+                    install_peers(carried(peers_of_project(), options.wheels), options.wheels)
     except subprocess.CalledProcessError as error:
         say(f"this ended with {error.returncode}: {' '.join(map(str, error.cmd))}")
         return 3
@@ -120,6 +133,11 @@ def name_of(requirement: str) -> str:
     return re.split(r"[^A-Za-z0-9_-]", requirement, maxsplit=1)[0].lower()
 
 
+def package_of(wheel: Path) -> str:
+    """The name of a wheel's package, as `name_of` writes it."""
+    return wheel.name.split("-")[0].replace("_", "-").lower()
+
+
 def lent() -> frozenset[str]:
     """The packages that are taken from the Python that runs this, if it has them."""
     return HEAVY if has_torch() else frozenset()
@@ -170,21 +188,49 @@ def install(requirements: list[str], wheels: Path | None) -> None:
     subprocess.run([*pip, *source, *requirements], check=True, stdout=sys.stderr)
 
 
-def download(folder: Path, python: str) -> None:
+def peers_of_project() -> dict[str, list[str]]:
+    """What each peer needs, by its name."""
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    found: dict[str, list[str]] = tool["tilus-fleet"]["peers"]
+    return found
+
+
+def carried(peers: dict[str, list[str]], wheels: Path) -> dict[str, list[str]]:
+    """The peers whose wheels are all in the folder."""
+    there = {package_of(path) for path in wheels.glob("*.whl")}
+    return {name: needs for name, needs in peers.items() if {*map(name_of, needs)} <= there}
+
+
+def install_peers(peers: dict[str, list[str]], wheels: Path | None) -> None:
+    """Install each peer into its folder, alone and without dependencies, unless it is there."""
+    for name, requirements in peers.items():
+        home = PEERS / name
+        stamp = home / "ready.json"
+        said = json.dumps([base(), requirements])
+        if stamp.exists() and stamp.read_text() == said:
+            continue
+        shutil.rmtree(home, ignore_errors=True)
+        say(f"installing the peer {name} into {home}, once")
+        install(["--no-deps", "--target", str(home), *requirements], wheels)
+        stamp.write_text(said)
+
+
+def download(folder: Path, python: str, extras: set[str], *, with_peers: bool) -> None:
     """Fetch wheels for an x86_64 machine that has a GPU, torch and triton, but no network."""
     make_ready(None, test=False)
-    requirements = [
-        one for one in required({"embedded", "test"}) if name_of(one) not in HEAVY | {"numpy"}
-    ]
+    requirements = [one for one in required(extras) if name_of(one) not in HEAVY | {"numpy"}]
     pip = [str(PYTHON), "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
     platforms = [part for one in OTHER_PLATFORMS for part in ("--platform", one)]
     target = ["--only-binary", ":all:", "--python-version", python, *platforms]
     folder.mkdir(parents=True, exist_ok=True)
-    command = [*pip, *target, "--dest", str(folder), *requirements]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    command = [*pip, *target, "--dest", str(folder)]
+    subprocess.run([*command, *requirements], check=True, stdout=sys.stderr)
     for path in folder.glob("*.whl"):
-        if path.name.split("-")[0].replace("_", "-").lower() in HEAVY | {"numpy"}:
+        if package_of(path) in HEAVY | {"numpy"}:
             path.unlink()
+    if with_peers:
+        needs = sorted({need for needs in peers_of_project().values() for need in needs})
+        subprocess.run([*command, "--no-deps", *needs], check=True, stdout=sys.stderr)
     size = sum(path.stat().st_size for path in folder.glob("*.whl"))
     say(f"{folder}: {len(list(folder.glob('*.whl')))} wheels, {size >> 20} MiB")
 

@@ -8,7 +8,7 @@ measured.
 from dataclasses import dataclass
 from typing import Literal
 
-from services.figures import TITLES
+from services.figures import BENCH, TITLES
 from services.messages import Cell, ModelCell, ModelWorkload, Workload
 from services.models import MODELS, QWEN
 from tilus.dtypes import SMALL_FLOATS
@@ -62,6 +62,10 @@ STEPS: tuple[tuple[Stage, int, int], ...] = (  # stage, batch, tokens
 )
 HARDWARE_TYPES = ("float16", "uint4")
 
+# what the benchmark compares where nothing else is asked for
+BENCH_EXECUTORS = ("triton", "humming", "public-tilus", "tilus")
+BENCH_TYPES = ("uint8", "float6_e3m2", "uint4", "uint3", "uint2", "uint1")
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -99,6 +103,32 @@ def workload(b_dtype: str, m: int, n: int, k: int) -> Workload:
     return Workload(
         b_dtype=b_dtype, group_size=INTEGER_GROUP, zeros=has_zeros(b_dtype), m=m, n=n, k=k
     )
+
+
+def bench_cells(
+    b_dtypes: tuple[str, ...],
+    shapes: tuple[tuple[int, int], ...],
+    batches: tuple[int, ...],
+    executors: tuple[str, ...],
+    group_size: int | None,
+) -> tuple[Cell, ...]:
+    """The benchmark of these: what is compared stands together, each product of f16 first.
+
+    Shapes are pairs of k and n. A group size is that of every type; without one integers have
+    that of figure 9.
+    """
+    cells = []
+    for k, n in shapes:
+        for m in batches:
+            cells.append(Cell(figure=BENCH, executor=BASELINE, workload=plain("float16", m, n, k)))
+            for b_dtype in b_dtypes:
+                shape = workload(b_dtype, m, n, k)
+                if group_size is not None:
+                    shape = shape.model_copy(update={"group_size": group_size})
+                cells += [
+                    Cell(figure=BENCH, executor=executor, workload=shape) for executor in executors
+                ]
+    return tuple(cells)
 
 
 def is_integer(b_dtype: str) -> bool:

@@ -10,6 +10,7 @@ Parameter = int | bool | str
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Arch = Annotated[str, Field(pattern=r"^sm_\d{2,3}a?$")]
 Mode = Literal["measured", "recorded"]
+Extent = Annotated[int, Field(ge=1, le=1 << 20)]
 
 FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$"
 FileName = Annotated[str, Field(pattern=FILE_NAME)]
@@ -116,7 +117,8 @@ class Manifest(Data):
 class RunRequest(Message):
     """A figure to make; None stands for everything that the figure has.
 
-    The same request is the same run, except that a `fresh` one repeats its measurements.
+    The same request is the same run, except that a `fresh` one repeats its measurements. Figure 0
+    is the benchmark: it alone takes `shapes`, pairs of k and n, and `batches`, values of m.
     """
 
     figure: int
@@ -129,6 +131,8 @@ class RunRequest(Message):
     group_size: int | None = None
     fresh: str = Field(default="", pattern=r"^[A-Za-z0-9-]*$", max_length=64)
     reference: Reference | None = None
+    shapes: tuple[tuple[Extent, Extent], ...] | None = Field(default=None, max_length=64)
+    batches: tuple[Extent, ...] | None = Field(default=None, max_length=64)
 
 
 class Measurement(Message):

@@ -13,6 +13,7 @@ from typing import Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from services.figures import BENCH
 from services.messages import Cell, KernelSpec, ModelCell, ModelWorkload, Workload
 
 Status = Literal["ok", "unsupported", "oom", "wrong", "failed", "timeout"]
@@ -114,7 +115,11 @@ class _Measured(_Row):
 
 
 class Record(_Measured):
-    """One measured product; `bytes` is what must move, the weight is [k, n]."""
+    """One measured product; `bytes` is what must move, the weight is [k, n].
+
+    `empty_ms` is the time of a kernel that does nothing, measured as `latency_ms` is, and
+    `empty_graph_ms` the same inside a CUDA graph.
+    """
 
     m: int
     n: int
@@ -122,6 +127,8 @@ class Record(_Measured):
     graph_latency_ms: float | None = None
     bytes: int
     floor_ms: float | None = None
+    empty_ms: float | None = None
+    empty_graph_ms: float | None = None
     floor_ratio: float | None = None
     relative_error: float | None = None
     inputs_sha256: str | None = None
@@ -194,12 +201,17 @@ def gpu_folder(name: str) -> str:
 
 def record_path(root: Path, gpu: str, figure: int) -> Path:
     """Where the records of `figure` on the device called `gpu` lie under `root`."""
-    return root / gpu_folder(gpu) / f"figure{figure}.jsonl"
+    return root / gpu_folder(gpu) / file_name(figure)
 
 
 def record_paths(root: Path, figure: int) -> list[Path]:
     """The files with records of `figure` under `root`, one a GPU, by its folder's name."""
-    return sorted(root.glob(f"*/figure{figure}.jsonl"))
+    return sorted(root.glob(f"*/{file_name(figure)}"))
+
+
+def file_name(figure: int) -> str:
+    """The name of a file with records of `figure`; those of the benchmark have one of their own."""
+    return "bench.jsonl" if figure == BENCH else f"figure{figure}.jsonl"
 
 
 def append(path: Path, record: Record | ModelRecord) -> None:

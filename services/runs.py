@@ -21,6 +21,7 @@ import tilus
 from services import queue
 from services.executors.base import Executor, ExecutorError
 from services.experiments import MODEL_FIGURES
+from services.figures import BENCH
 from services.messages import (
     Cause,
     Cell,
@@ -127,6 +128,8 @@ def plan(request: RunRequest, fleet: Fleet, now: datetime | None = None) -> Plan
         case _ if request.figure in MODEL_FIGURES:
             gpu = request.gpu if MODEL_FIGURES[request.figure].every_gpu else gpu
             work = _of_models(request, gpu, fleet)
+        case "recorded" if request.figure == BENCH:
+            raise BadRequest("the benchmark has nothing to draw from records: it measures")
         case "recorded":
             work = _recorded(request, gpu, selected(request), fleet)
         case "measured":
@@ -134,11 +137,12 @@ def plan(request: RunRequest, fleet: Fleet, now: datetime | None = None) -> Plan
                 raise BadRequest("a measured run needs the name of its GPU")
             work = _measured(request, selected(request), fleet)
     waits = tuple(task.id for task in work.tasks if not task.stored and task.kind != "compile")
+    drawings = [] if request.figure == BENCH else [_drawing(request, gpu, waits)]
     return Plan(
         id=request.key()[:16],
         request=request,
         created_at=created_at,
-        tasks=(*work.tasks, _drawing(request, gpu, waits)),
+        tasks=(*work.tasks, *drawings),
         missing=work.missing,
         changed=work.changed,
     )

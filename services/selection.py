@@ -5,8 +5,19 @@ from pathlib import Path
 from typing import TypeVar
 
 import tilus
-from services.experiments import BASELINE, FIGURES, MODEL_FIGURES, is_integer, linear_workloads
-from services.figures import TITLES, refusal
+from services.experiments import (
+    BASELINE,
+    BENCH_EXECUTORS,
+    BENCH_TYPES,
+    FIGURES,
+    MODEL_FIGURES,
+    OPERATOR_BATCHES,
+    OPERATOR_SHAPES,
+    bench_cells,
+    is_integer,
+    linear_workloads,
+)
+from services.figures import BENCH, TITLES, refusal
 from services.messages import Cell, Drawing, ModelCell, RunRequest, Workload
 from services.records import record_paths
 
@@ -19,12 +30,47 @@ class BadRequest(ValueError):
 
 def selected(request: RunRequest | Drawing) -> tuple[Cell, ...]:
     """The cells that a request asks for, always with the baseline; BadRequest if there are none."""
+    if isinstance(request, RunRequest) and request.figure == BENCH:
+        return _bench(request)
     why = refusal(request.figure)
     if why is not None:
         raise BadRequest(why)
     if request.figure not in FIGURES:
         raise BadRequest(f"figure {request.figure} is of whole models, not of operators")
     return _selected(request, FIGURES[request.figure].cells, lambda cell: [cell.workload])
+
+
+def _bench(request: RunRequest) -> tuple[Cell, ...]:
+    """The cells of the benchmark that a request asks for; BadRequest if they cannot be."""
+    if request.reference is not None:
+        raise BadRequest("the benchmark draws nothing that other numbers could stand beside")
+    rivals = BENCH_EXECUTORS if request.executors is None else request.executors
+    unknown = set(rivals) - {*BENCH_EXECUTORS, BASELINE}
+    if unknown:
+        raise BadRequest(
+            f"the benchmark has no executor {_listed(unknown)}: "
+            f"choose from {_listed({*BENCH_EXECUTORS, BASELINE})}"
+        )
+    dtypes = BENCH_TYPES if request.dtypes is None else tuple(map(type_name, request.dtypes))
+    wide = [name for name in dtypes if tilus.dtype(name).bits > 8]
+    if wide:
+        raise BadRequest(f"the benchmark is of weights of 1 to 8 bits, not {_listed(wide)}")
+    shapes = request.shapes or OPERATOR_SHAPES
+    batches = request.batches or OPERATOR_BATCHES
+    others = tuple(name for name in BENCH_EXECUTORS if name in rivals)
+    cells = bench_cells(dtypes, shapes, batches, others, request.group_size)
+    for cell in cells:
+        k, group = cell.workload.k, cell.workload.group_size
+        if group != -1 and (group < 1 or k % group):
+            raise BadRequest(_no_group(group, k))
+    return tuple(dict.fromkeys(cells))
+
+
+def _no_group(group_size: int, k: int) -> str:
+    return (
+        f"a group size of {group_size} does not divide k = {k}: "
+        "take a divisor of it, or -1 for one group"
+    )
 
 
 def selected_models(request: RunRequest | Drawing) -> tuple[ModelCell, ...]:
@@ -159,10 +205,7 @@ def _regrouped(
         return cell
     for k in (product.k for product in products(cell)):
         if group_size != -1 and (group_size < 1 or k % group_size):
-            raise BadRequest(
-                f"a group size of {group_size} does not divide k = {k}: "
-                "take a divisor of it, or -1 for one group"
-            )
+            raise BadRequest(_no_group(group_size, k))
     changed = workload.model_copy(update={"group_size": group_size})
     return cell.model_copy(update={"workload": changed})
 

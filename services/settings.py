@@ -83,5 +83,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "STORE_URL": settings.store_url,
         "TILUS_COMMIT": settings.commit,
         "TILUS_CACHE": "off",  # the store keeps the kernels
+        "HUMMING_CACHE_DIR": str(settings.state / "humming" / "cache"),
+        "HUMMING_TMP_DIR": str(settings.state / "humming" / "tmp"),
     }
     return inherited | given | fixed

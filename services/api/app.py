@@ -49,7 +49,7 @@ def create_app(fleet: Fleet) -> FastAPI:
 
     @app.get("/v1/results", tags=["results"])
     def results(
-        figure: Annotated[int, Query(ge=1, le=99)], gpu: str | None = None
+        figure: Annotated[int, Query(ge=0, le=99)], gpu: str | None = None
     ) -> list[Record | ModelRecord]:
         """Every record of a figure, that of one GPU or of all."""
         read = load_models if figure in MODEL_FIGURES else load

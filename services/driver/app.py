@@ -13,18 +13,20 @@ from typing import NamedTuple
 import httpx
 from rich.console import Console
 
-from services.driver import compose
+from services.driver import compose, table
 from services.driver.options import Mode, Options, parse
 from services.driver.processes import CannotStart, Household, local_fleet, locked
 from services.driver.progress import display
+from services.executors import EXECUTORS
 from services.experiments import MODEL_FIGURES
-from services.figures import TITLES
+from services.figures import BENCH, TITLES
 from services.gpu import Device, devices
 from services.messages import Failure, RunRequest, RunState
-from services.records import gpu_folder
+from services.records import gpu_folder, ledger, record_path
 from services.reference import check_reference, from_file
 from services.revision import revision
-from services.selection import BadRequest, check, fitted, no_records
+from services.runs import recorded_gpus
+from services.selection import BadRequest, check, fitted, no_records, selected
 from services.settings import Settings, load
 
 OK, FAILED, USAGE, ENVIRONMENT = 0, 1, 2, 3
@@ -72,19 +74,68 @@ def _main(options: Options, console: Console) -> int:
     session = _session(options, settings, console)
     if options.no_cache and settings.store_url:
         raise BadRequest("--no-cache forgets kernels, and others use those of STORE_URL: unset it")
+    if options.figure == BENCH:
+        return _bench(session)
     requests = [_one(options.figure, session)] if options.figure is not None else _all(session)
     if session.device is None and options.mode == "auto":
         console.print("no GPU here: times come from the records that came with the project")
+    outcomes = _made(requests, session)
+    for outcome in outcomes:
+        _tell(outcome, session)
+    return FAILED if any(failed(outcome.state) for outcome in outcomes) else OK
+
+
+def _made(requests: list[RunRequest], session: Session) -> list[Outcome]:
+    """How the requests ended, all followed in one fleet."""
+    settings = session.settings
     with locked(settings.state):
-        if options.no_cache:
+        if session.options.no_cache:
             _forget(settings.store)
         with _fleet(session) as (household, client):
             outcomes = [_follow(request, household, client, session) for request in requests]
             if session.mode == "compose":
                 compose.fetch_figures(client, [o.state for o in outcomes], settings.results)
+    return outcomes
+
+
+def _bench(session: Session) -> int:
+    """Measure what is not measured, and print the table; without a GPU that of the records."""
+    if session.mode == "compose":
+        raise BadRequest("the benchmark runs on this machine itself: --mode local")
+    request = _request(BENCH, session)
+    cells = selected(request)
+    if session.device is None:
+        path = _recorded_bench(session)
+        known = ledger(path).newest()
+        outcomes = []
+    else:
+        outcomes = _made([request], session)
+        path = record_path(session.settings.results, request.gpu, BENCH)
+        known = {c: r for c, r in ledger(path).newest().items() if r.gpu.uuid == request.uuid}
+    rows = table.rows(cells, known, EXECUTORS)
     for outcome in outcomes:
-        _tell(outcome, session)
+        for line in complaints(outcome.state):
+            session.console.print(line, style="red", markup=False, highlight=False)
+    if session.options.json:
+        json.dump({"records": str(path), **table.as_data(rows)}, sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write(table.as_text(rows))
+    session.console.print(f"records: {path}", markup=False, highlight=False)
     return FAILED if any(failed(outcome.state) for outcome in outcomes) else OK
+
+
+def _recorded_bench(session: Session) -> Path:
+    """The records that came with the project, of the reference GPU if there are; CannotStart."""
+    root = session.settings.recorded
+    gpus = recorded_gpus(root, BENCH)
+    if not gpus:
+        raise CannotStart(
+            f"there is no GPU here, and no bench.jsonl in {root}: run bash run.sh bench on a "
+            f"machine with one, and copy results/<gpu>/bench.jsonl from there to {root}/<gpu>/"
+        )
+    session.console.print("no GPU here: times come from the records that came with the project")
+    return record_path(root, gpus[0], BENCH)
 
 
 def _session(options: Options, settings: Settings, console: Console) -> Session:
@@ -150,13 +201,15 @@ def _request(figure: int, session: Session) -> RunRequest:
     options, device = session.options, session.device
     fresh = str(time.time_ns()) if options.fresh else ""
     reference = None if options.reference is None else from_file(options.reference)
-    common = {
+    common: dict[str, object] = {
         "figure": figure,
         "executors": options.executors,
         "dtypes": options.dtypes,
         "group_size": options.group_size,
         "reference": reference,
     }
+    if figure == BENCH:
+        common |= {"shapes": options.shapes, "batches": options.batches}
     if device is None or figure in MODEL_FIGURES:
         return RunRequest.model_validate({**common, "mode": "recorded"})
     measured = {

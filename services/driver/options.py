@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
-from services.figures import CHOICE, refusal
+from services.figures import BENCH, CHOICE, refusal
 
 READY = Path(__file__).resolve().parents[2] / ".venv" / "ready.json"
 MODES = ("auto", "compose", "local", "recorded")
@@ -15,10 +15,20 @@ Draw the figures of the evaluation, or run the tests.
   bash run.sh                      every figure that can be drawn here
   bash run.sh --figure 9           one figure: measured on a GPU, from shipped records without one
   bash run.sh test [pytest args]   the tests
+  bash run.sh bench                a table of us and the peers on one GPU: bench -h, docs/bench.md
+  bash run.sh peers                install the peers that the benchmark compares with
   bash run.sh wheels DIR           fill DIR with wheels for a machine without a network
+                                   (--measure: without the tests'; --peers: with the peers')
 
 Figures and their data go to results/, compiled kernels to cache/, logs to .state/logs/.
 What is finished is never repeated: a run that was killed goes on where it was.
+"""
+BENCH_GUIDE = """\
+Measure us and the peers on one GPU, as the figures are measured, and print a table.
+
+Without flags: the shapes, the m and the types of docs/bench.md. Records go to
+results/<gpu>/bench.jsonl; what is there is not measured again, unless with --fresh. Without a
+GPU the table is that of the records that came with the project.
 """
 EXITS = """\
 exit codes: 0 all is well, 1 some points failed or are wrong, 2 the request makes no sense,
@@ -29,7 +39,7 @@ Mode = Literal["auto", "compose", "local", "recorded"]
 
 
 class Options(NamedTuple):
-    """A figure's request as it was typed."""
+    """A request as it was typed; that of the benchmark is of figure 0."""
 
     figure: int | None
     mode: Mode
@@ -43,6 +53,8 @@ class Options(NamedTuple):
     open: bool
     reference: Path | None
     wheels: Path | None
+    shapes: tuple[tuple[int, int], ...] | None = None
+    batches: tuple[int, ...] | None = None
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,6 +75,29 @@ def parser() -> Parser:
     )
     add = made.add_argument
     add("--figure", type=int, metavar="N", help=f"the figure to make: {CHOICE}")
+    _add_common(made)
+    add("--reference", type=Path, metavar="FILE.csv", help="other numbers to draw beside these")
+    add("--open", action="store_true", help="open the figure at the end")
+    return made
+
+
+def bench_parser() -> Parser:
+    """The flags of `run.sh bench`."""
+    made = Parser(
+        prog="run.sh bench",
+        description=BENCH_GUIDE,
+        epilog=EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.set_defaults(figure=BENCH, reference=None, open=False)
+    made.add_argument("--shapes", type=_shapes, metavar="KxN,..", help="the weights are [K, N]")
+    made.add_argument("--m", type=_numbers, metavar="1,16", dest="batches", help="rows of a")
+    _add_common(made)
+    return made
+
+
+def _add_common(made: Parser) -> None:
+    add = made.add_argument
     add("--no-cache", action="store_true", help="forget the compiled kernels first")
     add("--mode", choices=MODES, default="auto", help="auto: local with a GPU, else recorded")
     add("--device", metavar="cuda:0", help="the GPU to measure on")
@@ -70,18 +105,16 @@ def parser() -> Parser:
     add("--dtypes", type=_names, metavar="u4,f6e3m2", help="only these weight types")
     add("--group-size", type=int, metavar="G", help="weights per scale along k; -1: all of them")
     add("--fresh", action="store_true", help="measure again what was measured")
-    add("--reference", type=Path, metavar="FILE.csv", help="other numbers to draw beside these")
     add("--json", action="store_true", help="the summary as JSON on standard output")
-    add("--open", action="store_true", help="open the figure at the end")
     add("--wheels", type=Path, metavar="DIR", help="install from this folder, not from a network")
-    return made
 
 
 def parse(arguments: list[str]) -> Options:
     """The options; exits with code 2 and a sentence where they make no sense."""
-    made = parser()
-    given = Options(**vars(made.parse_args(arguments)))
-    why = None if given.figure is None else refusal(given.figure)
+    bench = arguments[:1] == ["bench"]
+    made = bench_parser() if bench else parser()
+    given = Options(**vars(made.parse_args(arguments[1:] if bench else arguments)))
+    why = None if bench or given.figure is None else refusal(given.figure)
     if why is not None:
         made.error(why)
     if given.reference is not None and given.figure is None:
@@ -107,6 +140,23 @@ def _names(text: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError("give one name or several with commas between")
     return names
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(_number(part) for part in _names(text))
+
+
+def _shapes(text: str) -> tuple[tuple[int, int], ...]:
+    pairs = [part.lower().split("x") for part in _names(text)]
+    if any(len(pair) != 2 for pair in pairs):
+        raise argparse.ArgumentTypeError(f"give shapes such as 8192x57344, not {text!r}")
+    return tuple((_number(k), _number(n)) for k, n in pairs)
+
+
+def _number(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"give numbers of at least 1, not {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

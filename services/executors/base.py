@@ -63,7 +63,7 @@ class Problem:
 
     `codes` [k, n] are unsigned 8-bit numbers, `scales` and `zeros` [k / group_size, n] are f16;
     a weight that is not quantised is `weight` [k, n] in f16 instead. `activations` [slots, m, k]
-    and `outputs` [slots, m, n] are f16.
+    and `outputs` [slots, m, n] are f16. `versions` is what an executor says took part, by package.
     """
 
     workload: Workload
@@ -75,6 +75,7 @@ class Problem:
     scales: "Tensor | None" = None
     zeros: "Tensor | None" = None
     weight: "Tensor | None" = None
+    versions: dict[str, str] = field(default_factory=dict)
     _made: dict[str, object] = field(default_factory=dict)
 
     def once(self, name: str, make: Callable[[], T]) -> T:

@@ -111,7 +111,8 @@ class TorchBench:
         """The packages that took part in measuring."""
         packages = {name: installed(name) for name in ("numpy", "cuda-core", "cuda-bindings")}
         known = {name: version for name, version in packages.items() if version}
-        return known | {"torch": self.torch.__version__, "cuda": str(self.torch.version.cuda)}
+        known |= {"torch": self.torch.__version__, "cuda": str(self.torch.version.cuda)}
+        return known | (self.problem.versions if "problem" in vars(self) else {})
 
     def prepare(self, executor: Executor, spec: KernelSpec | None, built: Built | None) -> Launch:
         """The call of this kernel on the inputs."""
@@ -163,6 +164,10 @@ class TorchBench:
         with self._memory():
             launch = self._streaming_read(size, self.floor)
         return self.times(launch, warm_ups, repeats)
+
+    def nothing(self) -> Launch:
+        """The call of a kernel that returns at once."""
+        return lambda slot: self.torch.cuda._sleep(0)
 
     def state(self) -> State | None:
         """Clocks, temperature and power now."""

@@ -271,6 +271,8 @@ def _record(
         graph_latency_ms=timing.graph_ms if timing else None,
         bytes=size,
         floor_ms=finding.floor_ms,
+        empty_ms=finding.empty_ms,
+        empty_graph_ms=finding.empty_graph_ms,
         floor_ratio=latency / finding.floor_ms if latency and finding.floor_ms else None,
         relative_error=timing.error if timing else None,
         inputs_sha256=bench.inputs_sha256 if finding.status in ("ok", "wrong") else None,

@@ -57,6 +57,9 @@ class Bench(Protocol):
     def floor_times(self, size: int, warm_ups: int, repeats: int) -> list[float]:
         """Times of a streaming read of `size` bytes, likewise; [] where it cannot be had."""
 
+    def nothing(self) -> Launch:
+        """The call of a kernel that does nothing: what is left is the launch's own time."""
+
     def state(self) -> State | None:
         """Clocks, temperature and power now."""
 
@@ -94,6 +97,8 @@ class Finding:
     chosen: Option | None = None
     timing: Timing | None = None
     floor_ms: float | None = None
+    empty_ms: float | None = None
+    empty_graph_ms: float | None = None
 
 
 def percentile(samples: Sequence[float], percent: int) -> float:
@@ -130,7 +135,11 @@ def measure(
             note("")
             floor = bench.floor_times(size, WARM_UPS, REPEATS)
             floor_ms = statistics.median(floor) if floor else None
-            return Finding("ok", None, tuple(tried), option, timing, floor_ms)
+            empty_ms = statistics.median(bench.times(bench.nothing(), WARM_UPS, REPEATS))
+            empty_graph_ms = bench.graph_ms(bench.nothing())
+            return Finding(
+                "ok", None, tuple(tried), option, timing, floor_ms, empty_ms, empty_graph_ms
+            )
         tried[best] = _wrong(option, timing.error)
     return _none_left(tried)
 

@@ -17,6 +17,7 @@ from services.runner import jobs
 from services.runner.measure import OutOfMemory, Poisoned
 from services.settings import Settings
 
+EMPTY_US = 2  # what a kernel that does nothing takes
 DEVICE = Device(0, "Fixture GPU", "GPU-fixture", "1.2.3", "sm_90")
 
 
@@ -97,6 +98,12 @@ class Numbers:
 
     def floor_times(self, size, warm_ups, repeats):
         return [size * 1e-9] * repeats
+
+    def nothing(self):
+        def launch(slot):
+            self.now = {"us": EMPTY_US}
+
+        return launch
 
     def state(self):
         return State(1500, 2000, 40, 300.0, False)

@@ -5,6 +5,7 @@ from fastapi.testclient import TestClient
 
 from services.api.app import create_app
 from services.driver.processes import pings, redis_command, redis_server
+from services.executors import peer
 from services.queue import connect
 from services.runs import Fleet
 from services.settings import load
@@ -49,3 +50,22 @@ def fleet(tmp_path, redis):
 def client(fleet):
     """A client of the API in front of that fleet."""
     return TestClient(create_app(fleet), raise_server_exceptions=False)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder of peers with the packages that a test puts there."""
+    monkeypatch.setattr(peer, "FOLDER", tmp_path / "peers")
+
+    def put(name, package, version="1.0", **modules):
+        folder = peer.home(name)
+        about = folder / f"{package.replace('-', '_')}-{version}.dist-info"
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text(f"Name: {package}\nVersion: {version}\n")
+        for module, text in modules.items():
+            (folder / f"{module}.py").write_text(text)
+        peer.versions.cache_clear()
+        return folder
+
+    yield put
+    peer.versions.cache_clear()
