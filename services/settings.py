@@ -1,6 +1,7 @@
 """The fleet's configuration: one table, read once; everything else takes arguments."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import AliasChoices, Field, SecretStr
@@ -85,5 +86,17 @@ def environment(settings: Settings) -> dict[str, str]:
         "TILUS_CACHE": "off",  # the store keeps the kernels
         "HUMMING_CACHE_DIR": str(settings.state / "humming" / "cache"),
         "HUMMING_TMP_DIR": str(settings.state / "humming" / "tmp"),
+        "LD_LIBRARY_PATH": _libraries(inherited.get("LD_LIBRARY_PATH", "")),
     }
     return inherited | given | fixed
+
+
+def _libraries(inherited: str) -> str:
+    """Where libraries are looked for: last where CUDA's wheels are.
+
+    Humming compiles in a program of its own, whose compiler looks for its parts by bare name.
+    """
+    spec = find_spec("nvidia")
+    roots = (spec.submodule_search_locations or ()) if spec is not None else ()
+    found = [str(folder) for folder in (Path(root) / "cu13" / "lib" for root in roots)]
+    return ":".join([*filter(None, [inherited]), *found])

