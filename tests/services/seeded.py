@@ -7,6 +7,12 @@ from tests.tilus.seeded import Bug, main
 BASE, FOLDER = "services/store/base.py", "services/store/folder.py"
 REMOTE, CACHED = "services/store/remote.py", "services/store/cached.py"
 UPKEEP, BUNDLE = "services/store/upkeep.py", "services/store/bundle.py"
+PEER, PUBLIC = "services/executors/peer.py", "services/executors/public_tilus.py"
+HUMMING, TABLE = "services/executors/humming.py", "services/driver/table.py"
+SELECTION = "services/selection.py"
+PEER_TESTS = ("tests/services/test_peers.py",)
+WEIGHT_TESTS = ("tests/services/test_peer_weights.py",)  # need PyTorch
+BENCH_TESTS = ("tests/services/test_bench.py",)
 ARTIFACTS, QUEUE = "services/api/artifacts.py", "services/queue.py"
 STORE_TESTS = ("tests/services/test_store.py",)
 REMOTE_TESTS = ("tests/services/test_store_remote.py",)
@@ -107,6 +113,47 @@ BUGS = [
     Bug("services/messages.py", "    files: dict[FileName, Key] = {}",
         "    files: dict[str, Key] = {}",
         "a manifest may name files outside of its folder", (*REMOTE_TESTS, *BUNDLE_TESTS)),
+]
+BUGS += [
+    Bug(PEER, "sys.path.insert(0, sys.argv[1])", "sys.path.append(sys.argv[1])",
+        "a peer's child imports our package of the same name", PEER_TESTS),
+    Bug(PEER, "if done.returncode != 0:", "if False:", "how a child ended is not told", PEER_TESTS),
+    Bug(PUBLIC, "parts = [spec.canonical(), SCRIPT.read_text(), repr(installed)]",
+        "parts = [spec.canonical(), SCRIPT.read_text()]",
+        "another version of a peer has the same key", PEER_TESTS),
+    Bug(PUBLIC, "arch=specific(arch)", "arch=arch",
+        "a peer gets less than the chip has", PEER_TESTS),
+    Bug(PUBLIC, "parts.permute(0, 5, 7, 3, 1, 6, 2, 4)", "parts.permute(0, 5, 7, 3, 1, 6, 4, 2)",
+        "a thread's codes are out of order", WEIGHT_TESTS),
+    Bug(PUBLIC, "math.gcd(packed.shape[2], RUN)", "packed.shape[2]",
+        "a thread's bytes are not read in runs", WEIGHT_TESTS),
+    Bug(PUBLIC, "range(low // 8, (low + bits - 1) // 8 + 1)", "range(low // 8, low // 8 + 1)",
+        "a code across two bytes loses its upper part", WEIGHT_TESTS),
+    Bug(HUMMING, "        flipped ^= 1 << (dtype.bits - 1)\n", "        pass\n",
+        "signed codes keep their sign bit", WEIGHT_TESTS),
+    Bug(HUMMING, """b_dtype.startswith("uint"):""", "b_dtype == \"uint8\":",
+        "unsigned weights without zero points are centred", WEIGHT_TESTS),
+    Bug(HUMMING, "problem.activations[slot]", "problem.activations[0]",
+        "every slot multiplies the same activation", WEIGHT_TESTS),
+    Bug(TABLE, "found / own for name", "own / found for name",
+        "who is ahead is behind", BENCH_TESTS),
+    Bug(TABLE, "        if ratio < 1\n", "        if ratio > 1\n",
+        "the cells that are lost are those that are won", BENCH_TESTS),
+    Bug(TABLE, "math.exp(sum(map(math.log, values)) / len(values))", "sum(values) / len(values)",
+        "means are not geometric", BENCH_TESTS),
+    Bug(TABLE, "record.bytes / (record.latency_ms or math.nan) / GB",
+        "record.bytes / (record.floor_ms or math.nan) / GB",
+        "the bandwidth is the floor's", BENCH_TESTS),
+    Bug(SELECTION, "cells = bench_cells(dtypes, shapes, batches, others, request.group_size)",
+        "cells = bench_cells(dtypes, shapes, batches, others, None)",
+        "a group size is not heard", BENCH_TESTS),
+    Bug("services/driver/app.py", "if r.gpu.uuid == request.uuid}", "if r.gpu.uuid}",
+        "another GPU's records are in the table", BENCH_TESTS),
+    Bug("services/records.py", "return \"bench.jsonl\" if figure == BENCH else", "return",
+        "the benchmark's records are a figure's", BENCH_TESTS),
+    Bug("services/runs.py", "drawings = [] if request.figure == BENCH else",
+        "drawings = [] if request.figure == -1 else",
+        "the benchmark is drawn", BENCH_TESTS),
 ]
 # fmt: on
 

@@ -9,6 +9,7 @@ import tilus
 from services.executors import EXECUTORS, humming, peer, public_tilus
 from services.executors.base import ExecutorError
 from services.experiments import BENCH_EXECUTORS, BENCH_TYPES, INTEGERS, plain, workload
+from services.settings import ROOT
 from tests.services import fake_peer
 from tilus.dtypes import SMALL_FLOATS
 
@@ -16,7 +17,8 @@ SCRIPT = Path(fake_peer.__file__)
 EVERY = [*INTEGERS, *(each.name for each in SMALL_FLOATS)]
 
 
-def test_a_child_finds_the_peers_package_where_ours_has_the_same_name(home):
+def test_a_child_finds_the_peers_package_where_ours_has_the_same_name(home, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     folder = home("public-tilus", "tilus", tilus="words = 'not ours'")
     answer, files = peer.ask(SCRIPT, {"do": "import", "module": "tilus"}, folder)
     assert answer == {"words": "not ours"} and files == {"kernel.cubin": b"not ours"}
