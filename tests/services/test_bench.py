@@ -17,7 +17,7 @@ from services.records import append, file_name, record_path
 from services.runner.measure import Option, measure
 from services.selection import BadRequest, selected
 from tests.services.bench import Numbers, Scripted, built, spec
-from tests.services.made_up import bad, timed
+from tests.services.made_up import GPU, bad, timed
 
 SHAPES, BATCHES = ((8192, 8192), (4096, 1024)), (1, 16)
 REQUEST = RunRequest(
@@ -106,6 +106,20 @@ def test_what_was_measured_is_not_measured_again_unless_asked(fleet):
     assert stored == [True, False, False, False]
     fresh = request.model_copy(update={"fresh": "1"})
     assert not any(task.stored for task in runs.plan(fresh, fleet).tasks)
+
+
+def test_the_api_begins_it_and_gives_its_records(client, fleet):
+    request = REQUEST.model_copy(update={"executors": ("tilus",)})
+    answer = client.post("/v1/runs", json=request.model_dump(mode="json"))
+    assert answer.status_code == 202 and answer.json()["figures"] == []
+    assert answer.json()["missing"] == {BASELINE: 4}
+    wide = request.model_dump(mode="json") | {"shapes": [[8192, 0]]}
+    assert client.post("/v1/runs", json=wide).status_code == 422
+    append(
+        record_path(fleet.settings.results, request.gpu, BENCH), timed(selected(request)[1], 0.1)
+    )
+    (found,) = client.get("/v1/results", params={"figure": BENCH}).json()
+    assert found["executor"] == "tilus" and found["latency_ms"] == 0.1
 
 
 def test_a_measured_cell_says_what_an_empty_kernel_takes():
@@ -281,11 +295,11 @@ def test_on_a_gpu_it_measures_and_prints_what_that_device_left(
 
     def made(asked, session):
         requests.extend(asked)
-        for cell, record in found.items():
-            other = record.gpu.model_copy(update={"uuid": "GPU-9"})
-            late = record.model_copy(update={"gpu": other, "executor": f"x-{cell.executor}"})
-            for one in (record, late):
-                append(record_path(house / "results", "fixture-gpu", BENCH), one)
+        absent = next(cell for cell in cells if cell not in found)
+        elsewhere = GPU.model_copy(update={"uuid": "GPU-9"})
+        others = timed(absent, 0.05).model_copy(update={"gpu": elsewhere})
+        for one in (*found.values(), others):
+            append(record_path(house / "results", "fixture-gpu", BENCH), one)
         failure = Failure(kind="measure", title="humming uint3", reason="wrong: off")
         state = RunState(id="r", request=asked[0], finished=True, counts={}, failures=(failure,))
         return [app.Outcome(state, 1.0)]
@@ -296,4 +310,6 @@ def test_on_a_gpu_it_measures_and_prints_what_that_device_left(
     said = capsys.readouterr()
     assert "measure failed: humming uint3: wrong: off" in said.err
     assert "fixture-gpu/bench.jsonl" in said.err and "cuBLAS/it" in said.out
+    (other,) = [line for line in said.out.splitlines() if line.split()[1:2] == ["public-tilus"]]
+    assert "n/a: " in other
     assert [(r.mode, r.uuid, selected(r)) for r in requests] == [("measured", "GPU-0", cells)]
