@@ -116,11 +116,13 @@ def _bench(session: Session) -> int:
     for outcome in outcomes:
         for line in complaints(outcome.state):
             session.console.print(line, style="red", markup=False, highlight=False)
+    where = table.provenance(cells, known)
     if session.options.json:
-        json.dump({"records": str(path), **table.as_data(rows)}, sys.stdout)
+        data = {"records": str(path), "measured": where, **table.as_data(rows)}
+        json.dump(data, sys.stdout)
         sys.stdout.write("\n")
     else:
-        sys.stdout.write(table.as_text(rows))
+        sys.stdout.write("\n".join([table.as_text(rows), *where, ""]))
     session.console.print(f"records: {path}", markup=False, highlight=False)
     return FAILED if any(failed(outcome.state) for outcome in outcomes) else OK
 

@@ -1,6 +1,7 @@
 """The benchmark's table: each cell beside its floor and its rivals, then who is ahead of whom."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
@@ -14,6 +15,7 @@ OURS = "tilus"
 NONE = "-"
 US = 1e3  # from ms
 GB = 1e6  # from bytes a ms
+SHORT = 10  # digits of a commit
 REASON = 100  # letters of a reason, at most
 
 
@@ -77,6 +79,19 @@ def means(table: Iterable[Row]) -> list[Mean]:
     ours = [row for row in table if row.executor == OURS]
     rivals = dict.fromkeys(rival for row in ours for rival in row.ratios)
     return [_mean(rival, [row for row in ours if rival in row.ratios]) for rival in rivals]
+
+
+def provenance(cells: Iterable[Cell], records: Mapping[Cell, Record]) -> list[str]:
+    """Where and when the cells were measured, by which commits, and how many were throttled."""
+    found = [records[cell] for cell in cells if cell in records]
+    places = Counter(
+        f"{one.gpu.name}, driver {one.gpu.driver}, commit {one.commit[:SHORT]}{'+' * one.dirty}, "
+        f"{one.measured_at:%Y-%m-%d}"
+        for one in found
+    )
+    throttled = sum(bool(one.gpu.throttled) for one in found)
+    lines = [f"{count} cells measured on {place}" for place, count in places.items()]
+    return [*lines, *([f"{throttled} cells were measured on a throttled GPU"] if throttled else [])]
 
 
 def as_data(table: Sequence[Row]) -> dict[str, object]:

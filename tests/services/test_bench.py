@@ -222,6 +222,18 @@ def test_the_text_has_a_line_a_cell_and_ends_with_the_cells_that_are_lost(measur
     assert len(data["rows"]) == 5 and data["means"][0]["rival"] == BASELINE
 
 
+def test_the_table_says_where_its_times_come_from(measured):
+    cells, found = measured
+    one, *_ = [cell for cell in cells if cell in found]
+    hot = found[one].gpu.model_copy(update={"throttled": True})
+    changed = found[one].model_copy(update={"gpu": hot, "dirty": True})
+    assert table.provenance(cells, found | {one: changed}) == [
+        "1 cells measured on Fixture GPU, driver 1.2.3, commit ffffffffff+, 2026-01-02",
+        "3 cells measured on Fixture GPU, driver 1.2.3, commit ffffffffff, 2026-01-02",
+        "1 cells were measured on a throttled GPU",
+    ]
+
+
 def test_the_text_of_nothing_says_so(measured):
     cells, _ = measured
     assert "no cell has a time of tilus and of a rival" in table.as_text(
