@@ -165,9 +165,8 @@ INSTALLED = peer.absence("public-tilus", "tilus") is None
 
 
 @pytest.mark.skipif(not INSTALLED, reason="the peers are not installed: bash run.sh peers")
-@pytest.mark.parametrize("b_dtype", ["uint4", "float6_e3m2"])
-def test_the_package_compiles_its_kernel_for_a_gpu_that_is_not_here(b_dtype):
-    shape = workload(b_dtype, 1, 512, 512)
+def test_the_package_compiles_its_kernel_for_a_gpu_that_is_not_here():
+    shape = workload("uint3", 1, 512, 512)
     spec = public_tilus.candidates(shape, "sm_90")[0]
     built = public_tilus.build(spec)
     assert built.files["kernel.cubin"].startswith(b"\x7fELF")
