@@ -41,11 +41,11 @@ case ${1:-} in
     ready --test "${wheels[@]}"
     cd "$here" && exec .venv/bin/python -m pytest "${rest[@]:1}"
     ;;
+  peers) exec "$python" "$here/scripts/environment.py" peers "${@:2}" ;;
   wheels)
     [[ $# -ge 2 && $2 != -* ]] || { say "say which folder: bash run.sh wheels DIR"; exit 2; }
     exec "$python" "$here/scripts/environment.py" wheels "${@:2}"
     ;;
-  peers) exec "$python" "$here/scripts/environment.py" peers "${@:2}" ;;
   *)
     check "$@"
     [[ " $* " != *" -h "* && " $* " != *" --help "* ]] || exit 0

@@ -163,39 +163,6 @@ def test_nothing_for_a_gpu_is_downloaded_without_one(setup):
     assert not names & {"torch", "triton"} and "nvidia-cuda-nvrtc" in names
 
 
-def test_a_gpu_machine_lends_its_own_torch(setup, monkeypatch):
-    monkeypatch.setattr(setup, "has_gpu", lambda: True)
-    monkeypatch.setattr(setup, "has_torch", lambda: True)
-    setup.make_ready(None, test=True)
-    names = {setup.name_of(one) for one in setup.installed[0]}
-    assert not names & {"torch", "triton", "nvidia-cuda-nvrtc"} and "rq" in names
-    assert (setup.site_packages() / "lent.pth").read_text().count("-packages") >= 1
-
-
-def test_a_gpu_machine_that_measured_adds_the_tests(setup, monkeypatch, tmp_path):
-    lent = tmp_path / "site-packages"
-    (lent / "nvidia").mkdir(parents=True)
-    monkeypatch.syspath_prepend(lent)
-    monkeypatch.setattr(setup, "has_gpu", lambda: True)
-    monkeypatch.setattr(setup, "has_torch", lambda: True)
-    setup.make_ready(None, test=False)
-    setup.make_ready(None, test=True)
-    assert setup.made == 1 and len(setup.installed) == 2
-    assert (setup.site_packages() / "nvidia").resolve() == lent / "nvidia"
-
-
-def test_a_gpu_machine_without_torch_gets_one(setup, monkeypatch):
-    monkeypatch.setattr(setup, "has_gpu", lambda: True)
-    monkeypatch.setattr(setup, "has_torch", lambda: False)
-    setup.make_ready(None, test=False)
-    assert {"torch", "triton"} <= {setup.name_of(one) for one in setup.installed[0]}
-
-
-def test_carried_wheels_hold_no_linters(setup, tmp_path):
-    setup.make_ready(tmp_path, test=True)
-    assert not {"ruff", "mypy"} & {setup.name_of(one) for one in setup.installed[0]}
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A folder with the wheels of one peer, and of another all but one."""
@@ -265,3 +232,36 @@ def test_wheels_for_measuring_leave_the_tests_out_and_bring_the_peers(
         assert {"humming-kernels==0.1.19", "tilus==0.2.0", "apache-tvm-ffi==0.1.12"} <= {*asked[1]}
     left = {setup.package_of(path) for path in tmp_path.glob("*.whl")}
     assert left == ({"rq", "tilus"} if with_peers else {"rq"})
+
+
+def test_a_gpu_machine_lends_its_own_torch(setup, monkeypatch):
+    monkeypatch.setattr(setup, "has_gpu", lambda: True)
+    monkeypatch.setattr(setup, "has_torch", lambda: True)
+    setup.make_ready(None, test=True)
+    names = {setup.name_of(one) for one in setup.installed[0]}
+    assert not names & {"torch", "triton", "nvidia-cuda-nvrtc"} and "rq" in names
+    assert (setup.site_packages() / "lent.pth").read_text().count("-packages") >= 1
+
+
+def test_a_gpu_machine_that_measured_adds_the_tests(setup, monkeypatch, tmp_path):
+    lent = tmp_path / "site-packages"
+    (lent / "nvidia").mkdir(parents=True)
+    monkeypatch.syspath_prepend(lent)
+    monkeypatch.setattr(setup, "has_gpu", lambda: True)
+    monkeypatch.setattr(setup, "has_torch", lambda: True)
+    setup.make_ready(None, test=False)
+    setup.make_ready(None, test=True)
+    assert setup.made == 1 and len(setup.installed) == 2
+    assert (setup.site_packages() / "nvidia").resolve() == lent / "nvidia"
+
+
+def test_a_gpu_machine_without_torch_gets_one(setup, monkeypatch):
+    monkeypatch.setattr(setup, "has_gpu", lambda: True)
+    monkeypatch.setattr(setup, "has_torch", lambda: False)
+    setup.make_ready(None, test=False)
+    assert {"torch", "triton"} <= {setup.name_of(one) for one in setup.installed[0]}
+
+
+def test_carried_wheels_hold_no_linters(setup, tmp_path):
+    setup.make_ready(tmp_path, test=True)
+    assert not {"ruff", "mypy"} & {setup.name_of(one) for one in setup.installed[0]}

@@ -17,7 +17,6 @@ from services.runner import jobs
 from services.runner.measure import OutOfMemory, Poisoned
 from services.settings import Settings
 
-EMPTY_US = 2  # what a kernel that does nothing takes
 DEVICE = Device(0, "Fixture GPU", "GPU-fixture", "1.2.3", "sm_90")
 
 
@@ -68,6 +67,7 @@ class Scripted:
 class Numbers:
     """A bench without a device: errors and times are those of the spec."""
 
+    EMPTY_US = 2  # what a kernel that does nothing takes
     device: Device = DEVICE
     inputs_sha256: str = "1" * 64
     versions: dict = field(default_factory=lambda: {"numbers": "1"})
@@ -101,7 +101,7 @@ class Numbers:
 
     def nothing(self):
         def launch(slot):
-            self.now = {"us": EMPTY_US}
+            self.now = {"us": self.EMPTY_US}
 
         return launch
 

@@ -37,22 +37,6 @@ def redis(redis_url):
 
 
 @pytest.fixture
-def fleet(tmp_path, redis):
-    """What an API stands in front of, all of it in a folder of the test's own."""
-    settings = load().model_copy(
-        update={name: tmp_path / name for name in ("state", "store", "results", "recorded")}
-    )
-    executors = {name: Fake(name, tmp_path / "builds") for name in ("fake", "tilus")}
-    return Fleet(settings, Folder(settings.store), redis, executors)
-
-
-@pytest.fixture
-def client(fleet):
-    """A client of the API in front of that fleet."""
-    return TestClient(create_app(fleet), raise_server_exceptions=False)
-
-
-@pytest.fixture
 def home(tmp_path, monkeypatch):
     """A folder of peers with the packages that a test puts there."""
     monkeypatch.setattr(peer, "FOLDER", tmp_path / "peers")
@@ -69,3 +53,19 @@ def home(tmp_path, monkeypatch):
 
     yield put
     peer.versions.cache_clear()
+
+
+@pytest.fixture
+def fleet(tmp_path, redis):
+    """What an API stands in front of, all of it in a folder of the test's own."""
+    settings = load().model_copy(
+        update={name: tmp_path / name for name in ("state", "store", "results", "recorded")}
+    )
+    executors = {name: Fake(name, tmp_path / "builds") for name in ("fake", "tilus")}
+    return Fleet(settings, Folder(settings.store), redis, executors)
+
+
+@pytest.fixture
+def client(fleet):
+    """A client of the API in front of that fleet."""
+    return TestClient(create_app(fleet), raise_server_exceptions=False)

@@ -19,7 +19,7 @@ from services.runner import child, jobs
 from services.runner.measure import REPEATS, WARM_UPS, Option, measure, percentile
 from services.settings import ROOT, Settings
 from services.store import Folder
-from tests.services.bench import DEVICE, EMPTY_US, Numbers, Scripted, built, spec
+from tests.services.bench import DEVICE, Numbers, Scripted, built, spec
 
 CELL = FIGURES[9].cells[3].model_copy(update={"executor": "scripted"})
 GPU = "fixture-gpu"
@@ -115,7 +115,7 @@ def test_a_wrong_kernel_is_never_timed_and_loses_to_a_slower_right_one():
 def test_every_kernel_is_verified_before_and_the_chosen_one_again_after_timing():
     bench = Numbers()
     measure(Scripted([]), options(spec(us=7)), {}, 1000, bench, lambda key: None)
-    kinds = [entry[0] for entry in bench.log if entry[1] != EMPTY_US]
+    kinds = [entry[0] for entry in bench.log if entry[1] != bench.EMPTY_US]
     assert kinds[0] == "verify"
     assert kinds[-1] == "verify"
     assert ("time", 7, WARM_UPS, 0) in bench.log
