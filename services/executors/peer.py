@@ -4,10 +4,11 @@ A peer's folder, `.peers/NAME`, holds its package and what that needs besides to
 imported from it never meets our own packages in one process unless the executor wants it to."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -21,6 +22,7 @@ WORDS = 2000  # of what a child said before it ended, at most
 # The peer's folder comes before every other, and the script's own folder is not looked in.
 BEGIN = "import runpy, sys; sys.path.insert(0, sys.argv[1]); del sys.argv[:2]; runpy.run_path("
 BEGIN += "sys.argv[0], run_name='__main__')"
+WITH_TOOLS = 'PATH="$PATH:$0" exec "$@"'
 
 
 def home(name: str) -> Path:
@@ -43,16 +45,26 @@ def absence(name: str, package: str) -> str | None:
 
 
 def ask(
-    script: Path, request: Mapping[str, Any], folder: Path, seconds: float = SECONDS
+    script: Path,
+    request: Mapping[str, Any],
+    folder: Path,
+    seconds: float = SECONDS,
+    tools: Iterable[str] = (),
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What a child that runs `script` answers to `request`, and the files that it left.
 
     The child finds packages in `folder` first. It reads the request as JSON from its input, leaves
-    files in the folder that its argument names, and ends its output with a line of JSON.
-    ExecutorError says how it ended if it did not answer.
+    files in the folder that its argument names, and ends its output with a line of JSON. Programs
+    among `tools` that this machine lacks are there and fail. ExecutorError says how the child ended
+    if it did not answer.
     """
-    with tempfile.TemporaryDirectory() as left:
-        command = [sys.executable, "-P", "-c", BEGIN, str(folder), str(script), left]
+    with tempfile.TemporaryDirectory() as left, tempfile.TemporaryDirectory() as stubs:
+        for tool in tools:
+            if shutil.which(tool) is None:
+                Path(stubs, tool).write_text("#!/bin/sh\nexit 1\n")
+                Path(stubs, tool).chmod(0o755)
+        command = ["sh", "-c", WITH_TOOLS, stubs, sys.executable, "-P", "-c", BEGIN]
+        command += [str(folder), str(script), left]
         try:
             done = subprocess.run(
                 command,

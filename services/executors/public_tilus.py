@@ -36,6 +36,7 @@ FLOATS = frozenset(
     for bits, exponents in EXPONENTS.items()
     for exponent in exponents
 )
+TOOLS = ("git",)  # which the package asks, when it is imported, whether it lies in a repository
 INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 9))
 LANES, ATOM_K, ATOM_N = 32, 16, 8  # the threads of a warp; the weight's part of one product
 CODES = 4  # that a thread holds of it
@@ -125,7 +126,7 @@ def build(spec: KernelSpec) -> Built:
         raise ExecutorError(missing)
     request = {"parameters": spec.parameters, "arch": spec.arch}
     folder = peer.home(name)
-    facts, files = peer.ask(SCRIPT, request, folder)
+    facts, files = peer.ask(SCRIPT, request, folder, tools=TOOLS)
     compiler = str(facts.pop("nvcc"))
     return Built(
         files={each: files[each] for each in ("kernel.cubin", "source.cu")},

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from importlib import import_module
@@ -40,6 +41,9 @@ def main():
             print(json.dumps({"words": words}))
         case "layout":
             print(json.dumps(layouts(request["repeats"])))
+        case "call":
+            done = subprocess.run([request["program"]], check=False)
+            print(json.dumps({"code": done.returncode}))
         case "raise":
             raise ValueError("no such shape")
         case "exit":

@@ -42,6 +42,14 @@ def test_a_child_that_does_not_answer_says_how_it_ended(home, request_, words):
         peer.ask(SCRIPT, request_, folder, seconds=1 if request_["do"] == "sleep" else 20)
 
 
+def test_a_program_that_is_not_there_is_there_for_a_child_and_fails(home):
+    request, folder = {"do": "call", "program": "no-such-program"}, home("p", "p")
+    answer, _ = peer.ask(SCRIPT, request, folder, tools=("no-such-program", "sh"))
+    assert answer == {"code": 1}
+    with pytest.raises(ExecutorError, match="FileNotFoundError"):
+        peer.ask(SCRIPT, request, folder)
+
+
 def test_a_peer_that_is_not_installed_says_how_to_get_it(home):
     shape = workload("uint4", 1, 8192, 8192)
     for name, package in (("humming", "humming-kernels"), ("public-tilus", "tilus")):
@@ -113,7 +121,8 @@ def test_public_tilus_is_built_by_its_child_and_says_who_took_part(home, monkeyp
     folder = home("public-tilus", "tilus")
     seen = []
 
-    def ask(script, request, found):
+    def ask(script, request, found, tools):
+        assert tools == ("git",)
         seen.append((script, request, found))
         facts = {"entry": "f", "threads": 128, "shared_bytes": 0, "nvcc": "13.0.88"}
         return facts, {"kernel.cubin": b"elf", "source.cu": b"//", "else": b""}
