@@ -8,7 +8,7 @@ shift 2
 (($#)) || set -- --shapes 8192x8192 --m 1,16
 mkdir -p "$out"
 
-for tool in nvidia-smi nvcc git; do
+for tool in nvidia-smi nvcc; do
   command -v "$tool" >/dev/null || [ -x "/usr/local/cuda/bin/$tool" ] || echo "there is no $tool here"
 done
 python3 -c 'import torch, triton; print("torch", torch.__version__, "triton", triton.__version__)'
