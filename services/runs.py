@@ -19,6 +19,7 @@ from redis import Redis
 
 import tilus
 from services import queue
+from services.building import check_key
 from services.executors.base import Executor, ExecutorError
 from services.experiments import MODEL_FIGURES
 from services.figures import BENCH
@@ -60,7 +61,7 @@ from services.reference import check_reference
 from services.selection import BadRequest, no_records, selected, selected_models
 from services.settings import Settings
 from services.signing import serializer
-from services.store import Folder, Store, check_key, write_atomic
+from services.store import Folder, Store, write_atomic
 
 CHECKED = "tilus"
 RECORDED_ON = "nvidia-h100-80gb-hbm3"

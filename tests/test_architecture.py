@@ -16,7 +16,7 @@ SHARED = (
     "tilus pydantic services.messages services.settings services.revision services.store "
     "services.queue services.notes services.signing services.gpu services.figures services.models "
     "services.experiments services.records services.selection services.reference "
-    "services.executors services.runs redis rq"
+    "services.executors services.building services.runs redis rq"
 )
 MAY_IMPORT = {
     "tilus.errors": "",
@@ -61,6 +61,7 @@ MAY_IMPORT = {
         "services.messages services.models services.experiments services.records services.selection"
     ),
     "services.executors": "tilus numpy services.messages torch triton",
+    "services.building": "tilus services.messages services.store services.executors",
     "services.runs": SHARED,
     "services.compiler": SHARED,
     "services.runner": f"{SHARED} numpy torch",

@@ -5,6 +5,8 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from tilus import codegen, config, debug, passes
 from tilus.admission import check_program
@@ -47,6 +49,17 @@ def kernel_key(program: Program, arch: str) -> str:
     """SHA-256 over all that decides the bytes: program, generated text, prelude, compiler, arch."""
     check_program(program)
     return _key(program, text_of(program, arch), arch)
+
+
+@cache
+def package_digest() -> str:
+    """SHA-256 over the files of this package: they decide what a run on the processor gives."""
+    found = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.cuh")]):
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(root)} {len(content)}\0".encode() + content)
+    return found.hexdigest()
 
 
 def compile(program: Program, arch: str = DEFAULT) -> Compiled:

@@ -5,15 +5,13 @@ from datetime import UTC, datetime
 
 from pydantic import JsonValue
 
+from services.building import TOLERANCE, build_kernel, check_key
 from services.executors import EXECUTORS
 from services.executors.base import Executor
 from services.messages import KernelSpec, Manifest
 from services.revision import revision
 from services.settings import load
-from services.store import Store, check_key, open_store
-
-# Relative to the float64 reference, in the Frobenius norm; f16 inputs and outputs stay well below.
-TOLERANCE = 2e-3
+from services.store import Store, open_store
 
 
 class WrongKernel(Exception):
@@ -34,30 +32,6 @@ def check(message: dict[str, JsonValue]) -> dict[str, JsonValue]:
     commit = revision(settings.commit).commit
     spec = KernelSpec.model_validate(message)
     return {"key": check_kernel(spec, open_store(settings), EXECUTORS, commit).key}
-
-
-def build_kernel(
-    spec: KernelSpec, store: Store, executors: Mapping[str, Executor], commit: str
-) -> Manifest:
-    """The stored kernel of `spec`, compiled only if no one has; builders of one key take turns."""
-    executor = executors[spec.executor]
-    key = executor.key(spec)
-    with store.claim(key):
-        stored = store.get_manifest(key)
-        if stored is not None:
-            return store.share(stored)
-        started = datetime.now(UTC)
-        built = executor.build(spec)
-        manifest = Manifest(
-            key=key,
-            spec=spec,
-            facts=dict(built.facts),
-            versions=dict(built.versions),
-            seconds=(datetime.now(UTC) - started).total_seconds(),
-            built_by=commit,
-            built_at=started.isoformat(timespec="seconds"),
-        )
-        return store.put(manifest, built.files)
 
 
 def check_kernel(

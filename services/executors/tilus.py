@@ -2,11 +2,9 @@
 
 import math
 from functools import cache
-from typing import TYPE_CHECKING
 
 import tilus
 from services.executors.base import (
-    F32,
     Built,
     CpuCheck,
     ExecutorError,
@@ -14,13 +12,11 @@ from services.executors.base import (
     Problem,
     group_refusal,
 )
+from services.executors.launching import launch_of
 from services.messages import KernelSpec, Workload
 from tilus import codegen, compiler
 from tilus.kernels import LIBRARY
 from tilus.target import specific
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 name = "tilus"
 KERNEL = "quantized_matmul"
@@ -114,57 +110,37 @@ def check(spec: KernelSpec) -> CpuCheck | None:
 
 def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> Launch:
     """Each slot reads its own copy; the kernel leaves its counters at zero."""
-    import numpy as np
-    import torch
-
-    from tilus.runtime.launcher import LoadedKernel, tensor_map
+    from tilus.runtime.launcher import tensor_map
 
     if spec is None or built is None or problem.codes is None or problem.scales is None:
         raise ExecutorError(f"{name} needs a compiled kernel and a quantised weight")
-    shape, device = problem.workload, problem.outputs.device
-    words = problem.once("words", lambda: _stored(problem))
-    launch_size = LIBRARY[spec.kernel].launch(
+    shape, codes, groups = problem.workload, problem.codes, [problem.scales]
+    if problem.zeros is not None:
+        groups.append(problem.zeros)
+    size = LIBRARY[spec.kernel].launch(
         spec.parameters, shape.m, shape.n, shape.k, problem.multiprocessors
     )
-    workspace = torch.empty(
-        max(1, -(-launch_size.workspace_bytes // F32)), dtype=torch.float32, device=device
-    )
-    counters = torch.zeros(max(1, launch_size.counters), dtype=torch.int32, device=device)
-    groups = [problem.scales.data_ptr()]
-    if problem.zeros is not None:
-        groups.append(problem.zeros.data_ptr())
-    sizes = {"m": shape.m, "n": shape.n, "k": shape.k, "blocks": launch_size.grid[0]}
-    numbers = tuple(map(np.int32, sizes.values()))
-    kernel = LoadedKernel(*built.load())
-    # A is the only tensor that the copy engine is given a map of
+    sizes = {"m": shape.m, "n": shape.n, "k": shape.k, "blocks": size.grid[0]}
     source = compiler.text_of(_program(spec), spec.arch)
-    of_a = [
-        [tensor_map(a.data_ptr(), *codegen.map_numbers(m, sizes)) for m in source.maps]
-        for a in problem.activations
-    ]
 
-    def launch(slot: int) -> None:
-        kernel(
-            torch.cuda.current_stream().cuda_stream,
-            launch_size.grid,
-            problem.activations[slot].data_ptr(),
-            words[slot].data_ptr(),
-            *groups,
-            problem.outputs[slot].data_ptr(),
-            workspace.data_ptr(),
-            counters.data_ptr(),
-            *numbers,
-            *of_a[slot],
-        )
+    def maps(slot: int) -> list[object]:
+        """A is the only tensor that the copy engine is given a map of."""
+        a = problem.activations[slot].data_ptr()
+        return [tensor_map(a, *codegen.map_numbers(one, sizes)) for one in source.maps]
 
-    return launch
+    return launch_of(
+        problem,
+        built,
+        size.grid,
+        lambda: LIBRARY[KERNEL].pack(codes, shape.b_dtype),
+        groups,
+        size.workspace_bytes,
+        size.counters,
+        tuple(sizes.values()),
+        maps,
+    )
 
 
 def _program(spec: KernelSpec) -> tilus.Program:
     program: tilus.Program = LIBRARY[spec.kernel].program(**spec.parameters)
     return program
-
-
-def _stored(problem: Problem) -> "list[Tensor]":
-    packed = LIBRARY[KERNEL].pack(problem.codes, problem.workload.b_dtype)
-    return [packed.clone() for _ in range(problem.slots)]

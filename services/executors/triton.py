@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.executors.base import (
+    F32,
     Built,
     CpuCheck,
     ExecutorError,
@@ -18,6 +19,7 @@ from services.executors.base import (
     group_refusal,
     installed,
 )
+from services.executors.launching import launch_of
 from services.messages import KernelSpec, Parameter, Workload
 
 if TYPE_CHECKING:
@@ -236,36 +238,19 @@ def grid(parameters: Mapping[str, Parameter], m: int, n: int) -> tuple[int, int,
 
 def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> Launch:
     """Each slot reads its own copy of the packed weight; a launch needs no other kernel."""
-    import numpy as np
-    import torch
-
-    from tilus.runtime.launcher import LoadedKernel
-
     if spec is None or built is None or problem.codes is None or problem.scales is None:
         raise ExecutorError(f"{name} needs a compiled kernel and a quantised weight")
-    shape, device = problem.workload, problem.outputs.device
-    packed = problem.once("packed", lambda: pack(problem.codes, shape.b_dtype))
-    words = problem.once("words", lambda: [packed.clone() for _ in range(problem.slots)])
+    shape, codes = problem.workload, problem.codes
     blocks = grid(spec.parameters, shape.m, shape.n)
-    partials = torch.empty(blocks[1] * shape.m * shape.n, dtype=torch.float32, device=device)
-    counters = torch.zeros(blocks[0], dtype=torch.int32, device=device)
-    kernel = LoadedKernel(*built.load())
     zeros = problem.scales if problem.zeros is None else problem.zeros  # without ZEROS never read
-    groups = (problem.scales.data_ptr(), zeros.data_ptr())
-    sizes = tuple(np.int32(size) for size in (shape.m, shape.n, shape.k))
-
-    def launch(slot: int) -> None:
-        kernel(
-            torch.cuda.current_stream().cuda_stream,
-            blocks,
-            problem.activations[slot].data_ptr(),
-            words[slot].data_ptr(),
-            *groups,
-            problem.outputs[slot].data_ptr(),
-            partials.data_ptr(),
-            counters.data_ptr(),
-            *sizes,
-            *(0,) * HIDDEN_POINTERS,
-        )
-
-    return launch
+    return launch_of(
+        problem,
+        built,
+        blocks,
+        lambda: pack(codes, shape.b_dtype),
+        (problem.scales, zeros),
+        F32 * blocks[1] * shape.m * shape.n,
+        blocks[0],
+        (shape.m, shape.n, shape.k),
+        lambda slot: (0,) * HIDDEN_POINTERS,
+    )

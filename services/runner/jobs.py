@@ -15,10 +15,11 @@ from pathlib import Path
 from pydantic import JsonValue
 
 import tilus
+from services.building import build_kernel, built_kernel
 from services.executors import EXECUTORS
 from services.executors.base import Built, Executor, problem_bytes
 from services.gpu import Device, devices
-from services.messages import Manifest, Measurement, Workload
+from services.messages import Measurement, Workload
 from services.records import (
     Candidate,
     Gpu,
@@ -150,20 +151,9 @@ def _options(measurement: Measurement, store: Store) -> list[Option]:
     if not measurement.specs:
         return [Option(LIBRARY)]
     return [
-        Option(key, spec, _built(store, key))
+        Option(key, spec, built_kernel(store, key))
         for key, spec in zip(measurement.keys, measurement.specs, strict=True)
     ]
-
-
-def _built(store: Store, key: str) -> Built | None:
-    manifest = store.get_manifest(key)
-    if manifest is None:
-        return None
-    return Built(
-        files={"kernel.cubin": store.read(manifest, "kernel.cubin")},
-        facts=manifest.facts,
-        versions=manifest.versions,
-    )
 
 
 def floor_kernel(measurement: Measurement, store: Store, at: Revision) -> Built | None:
@@ -172,23 +162,12 @@ def floor_kernel(measurement: Measurement, store: Store, at: Revision) -> Built 
     if arch is None:
         raise Infrastructure(f"nvidia-smi shows no GPU {measurement.uuid}")
     spec = floor_spec(arch)
-    executor = EXECUTORS[spec.executor]
-    key = executor.key(spec)
-    with store.claim(key):
-        stored = _built(store, key)
-        if stored is not None:
-            return stored
-        built = executor.build(spec)
-        manifest = Manifest(
-            key=key,
-            spec=spec,
-            facts=built.facts,
-            versions=built.versions,
-            built_by=at.commit,
-            built_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        store.put(manifest, built.files)
-    return built
+    key = EXECUTORS[spec.executor].key(spec)
+    stored = built_kernel(store, key)
+    if stored is not None:
+        return stored
+    build_kernel(spec, store, EXECUTORS, at.commit)
+    return built_kernel(store, key)
 
 
 def _work(

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.building import TOLERANCE
 from services.executors.base import Built, Executor, Launch, problem_parameters, schedule
 from services.gpu import Device, State
 from services.messages import KernelSpec, digest
 from services.records import Candidate, Kernel, Status
 
-TOLERANCE = 2e-3  # relative to float64, in the Frobenius norm; f16 results stay well below
 QUICK_WARM_UPS, QUICK_REPEATS = 3, 15
 WARM_UPS, REPEATS = 10, 50
 LIBRARY = "library"  # stands for a call that has no kernel of ours

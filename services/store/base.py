@@ -123,8 +123,3 @@ def checked(name: str) -> str:
     if not KEY.fullmatch(name):
         raise ValueError(f"a key is 64 lower-case hex digits, not {name!r}")
     return name
-
-
-def check_key(kernel_key: str) -> str:
-    """The name under which a store keeps what the CPU check of a kernel found."""
-    return digest(f"check {kernel_key}".encode())

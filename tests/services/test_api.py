@@ -7,7 +7,7 @@ from redis import Redis
 
 from services import runs
 from services.api.app import create_app
-from services.compiler.jobs import build_kernel
+from services.building import build_kernel
 from services.messages import RunRequest
 from services.queue import COMPILE, FleetQueue
 from services.records import append, record_path

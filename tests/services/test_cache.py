@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from services.compiler.jobs import build_kernel, check_kernel
+from services.building import build_kernel
+from services.compiler.jobs import check_kernel
 from services.driver import cache
 from services.settings import ROOT
 from services.store import Folder

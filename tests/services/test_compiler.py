@@ -1,8 +1,14 @@
+import shutil
+from pathlib import Path
+
 import pytest
 
-from services.compiler.jobs import TOLERANCE, WrongKernel, build_kernel, check_kernel
-from services.store import Folder, check_key
+from services import building
+from services.building import TOLERANCE, build_kernel, check_key
+from services.compiler.jobs import WrongKernel, check_kernel
+from services.store import Folder
 from tests.services.fake import Fake, built, spec
+from tilus import compiler
 
 
 @pytest.fixture
@@ -45,3 +51,25 @@ def test_a_wrong_kernel_has_no_finding(house, error):
     with pytest.raises(WrongKernel, match=r"relative error .* on the CPU"):
         check_kernel(one, store, executors, commit="abc")
     assert store.get_manifest(check_key(one.key())) is None
+
+
+def test_a_finding_is_of_the_kernel_the_check_and_the_host_that_ran_it(
+    house, monkeypatch, tmp_path
+):
+    """Another text of the host prelude, or of anything else that checks, is another check."""
+    kernel = spec(n=1).key()
+    names = {check_key(kernel), check_key(spec(n=2).key())}
+    with monkeypatch.context() as other:
+        other.setattr(building, "TOLERANCE", 1e-3)
+        names.add(check_key(kernel))
+    for name in ("prelude/host/tilus.cuh", "kernels/problem.py", "dtypes.py"):
+        copied = shutil.copytree(Path(compiler.__file__).parent, tmp_path / name / "tilus")
+        with (copied / name).open("a") as file:
+            file.write("\n")
+        with monkeypatch.context() as other:
+            digest = compiler.package_digest.__wrapped__
+            other.setattr(compiler, "__file__", str(copied / "compiler.py"))
+            other.setattr(building, "package_digest", digest)
+            names.add(check_key(kernel))
+    assert len(names) == 6
+    assert check_key(kernel) == check_key(kernel) in names

@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from services.api.app import create_app
-from services.compiler.jobs import build_kernel
+from services.building import build_kernel
 from services.messages import RunRequest
 from tests.services.fake import spec
 

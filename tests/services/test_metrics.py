@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from services import notes
-from services.compiler.jobs import build_kernel
+from services.building import build_kernel
 from services.messages import Manifest, RunRequest
 from services.notes import Note
 from services.queue import COMPILE, FleetQueue, FleetWorker, alive

@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from services import runs
-from services.compiler.jobs import build_kernel, check_kernel
+from services.building import build_kernel
+from services.compiler.jobs import check_kernel
 from services.experiments import FIGURES, MODEL_FIGURES
 from services.messages import KernelSpec, Measurement, RunRequest
 from services.notes import Note, waiting, write

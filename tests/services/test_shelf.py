@@ -3,7 +3,8 @@ import os
 import subprocess
 import sys
 
-from services.compiler.jobs import build_kernel, check_kernel
+from services.building import build_kernel
+from services.compiler.jobs import check_kernel
 from services.driver.shelf import lay_out
 from services.settings import ROOT
 from services.store import Folder

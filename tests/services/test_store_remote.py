@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from services.api.app import create_app
 from services.api.artifacts import _is_here
-from services.compiler.jobs import build_kernel
+from services.building import build_kernel
 from services.executors import EXECUTORS
 from services.messages import digest
 from services.queue import COMPILE, TRIES, FleetQueue, Piece, standings, submit

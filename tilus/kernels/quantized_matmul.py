@@ -40,6 +40,8 @@ __all__ = [
     "schedule_of", "schedules", "sharing_blocks", "weights",
 ]  # fmt: skip
 
+F32_BYTES = 4
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -96,19 +98,20 @@ def pack(codes: Any, b_dtype: str) -> Any:
 def launch(parameters: dict[str, Any], m: int, n: int, k: int, multiprocessors: int) -> Launch:
     """How to launch the kernel that `program(**parameters)` is."""
     plan = schedule_of(parameters)
-    count = tiles(plan, m, n)
-    blocks = blocks_for(count, -(-k // plan.block_k), multiprocessors * plan.blocks_per_sm)
-    return Launch((blocks, 1, 1), 4 * workspace(plan, blocks), count)
+    steps = -(-k // plan.block_k)
+    blocks = blocks_for(tiles(plan, m, n), steps, multiprocessors * plan.blocks_per_sm)
+    return launch_of(plan, m, n, blocks)
+
+
+def launch_of(plan: Schedule, m: int, n: int, blocks: int) -> Launch:
+    """A launch of so many blocks: two tiles of sums each; a counter for each tile of C."""
+    sums = 2 * blocks * plan.block_m * plan.block_n
+    return Launch((blocks, 1, 1), F32_BYTES * sums, tiles(plan, m, n))
 
 
 def tiles(plan: Schedule, m: int, n: int) -> int:
-    """How many tiles cover C; each has a counter."""
+    """How many tiles cover C."""
     return -(-m // plan.block_m) * -(-n // plan.block_n)
-
-
-def workspace(plan: Schedule, blocks: int) -> int:
-    """How many float32 the blocks leave their sums in: two tiles each."""
-    return 2 * blocks * plan.block_m * plan.block_n
 
 
 def check(parameters: dict[str, Any], seed: int) -> Check:
@@ -152,13 +155,14 @@ def result(arguments: dict[str, Any], problem: Problem, m: int, n: int) -> np.nd
 def host_arguments(case: Case, problem: Problem, plan: Schedule, blocks: int) -> dict[str, Any]:
     """The arguments of a launch of so many blocks, C full of NaN."""
     (m, k), n = case.a.shape, case.codes.shape[1]
+    shared = launch_of(plan, m, n, blocks)
     return {
         "a": case.a.ravel(),
         "words": weights.pack(case.codes, problem.b_dtype).ravel().view(np.uint32),
         "scales": case.scales.ravel(),
         **({"zeros": case.zeros.ravel()} if problem.zeros else {}),
         "c": problem.a_dtype.carry(np.full(m * n, np.nan)),
-        "workspace": np.full(workspace(plan, blocks), np.nan, np.float32),
-        "counters": np.zeros(tiles(plan, m, n), np.int32),
+        "workspace": np.full(shared.workspace_bytes // F32_BYTES, np.nan, np.float32),
+        "counters": np.zeros(shared.counters, np.int32),
         "m": m, "n": n, "k": k, "blocks": blocks,
     }  # fmt: skip
