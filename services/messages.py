@@ -167,8 +167,8 @@ class Drawing(Message):
 TaskKind = Literal["compile", "check", "measure", "draw"]
 TaskState = Literal["stored", "waiting", "running", "done", "failed", "cancelled"]
 # Who is to blame for a failure: the kernel, a time limit, whoever killed its processes, or the
-# house (a device, a disk, a kernel that is not there).
-Cause = Literal["kernel", "timeout", "killed", "house"]
+# house (a disk, a kernel that is not there), or a GPU that does not pass its own test.
+Cause = Literal["kernel", "timeout", "killed", "house", "gpu"]
 
 
 class Task(Data):

@@ -3,10 +3,11 @@
 A job is a batch: a function of those listed here and the pieces of work to call it for, one after
 another. Every piece has its own note, limit and end, so that a batch whose process is killed goes
 on with what has none. Callbacks and web hooks in a job are dropped. One worker serves one queue,
-so that a job cannot be lost between two, and a worker takes its children with it when it dies.
+so that a job cannot be lost between two.
 """
 
 import ctypes
+import errno
 import faulthandler
 import os
 import signal
@@ -23,17 +24,15 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry as Reconnect
 from rq import Queue, Retry, Worker
 from rq.exceptions import DeserializationError
-from rq.executions import Execution
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Dependency, Job, JobStatus
-from rq.registry import StartedJobRegistry
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from rq.utils import as_text, now
 
 from services import notes
 from services.messages import digest
 from services.notes import OVER, Note
-from services.signing import Plain, Serializer, serializer
+from services.signing import Plain, Serializer
 
 Function = Literal[
     "services.compiler.jobs.build",
@@ -93,12 +92,25 @@ class Standing(NamedTuple):
     lost: bool = False
 
 
+class Unfit(Exception):
+    """This machine, not the work, is at fault: its worker stops, and another one does the work."""
+
+
+class Stopped(Exception):
+    """A worker was told to stop: what is left of the batch is for others."""
+
+
 class NotAllowed(DeserializationError):
     """A job that no worker runs: its function is not listed, or this fleet did not write it."""
 
 
 class FleetJob(Job):
-    """A batch of work that runs only the functions of this project and calls nobody back."""
+    """A batch of work that runs only the functions of this project and calls nobody back.
+
+    `stopping`: its worker was told to stop, and begins nothing more.
+    """
+
+    stopping = False
 
     @property
     def func(self) -> Callable[[dict[str, JsonValue]], JsonValue]:
@@ -137,10 +149,16 @@ class FleetJob(Job):
         pieces, seconds = self.args
         todo = deque(Piece(*each) for each in pieces)
         while todo:
+            if self.stopping:
+                raise Stopped("this worker was told to stop")
             piece = todo.popleft()
             note = self._begin(piece.identity, seconds)
             if note is not None and self._end(piece, note, function, seconds).state == "waiting":
                 todo.append(piece)
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self.stopping = True
 
     def _begin(self, identity: str, seconds: int) -> Note | None:
         """The note on a piece that is to be done now; None if it is over, or is so from here."""
@@ -152,21 +170,45 @@ class FleetJob(Job):
             failed = {"cause": "killed", "reason": f"its process was killed {note.tries} times"}
             self._fail(identity, note, failed)
             return None
-        update = {"state": "running", "tries": note.tries + 1, "began": time.time()}
-        begun = note.model_copy(update=update | {"batch": self.id})
+        begun = note.model_copy(
+            update={
+                "state": "running",
+                "tries": note.tries + 1,
+                "began": time.time(),
+                "batch": self.id,
+                "cause": None,
+                "reason": None,
+            }
+        )
         notes.write(self.connection, identity, begun)
         return begun
 
     def give_up_what_is_overdue(self) -> None:
         """Fail the piece whose process has just ended because it was deaf to its limit."""
-        pieces, seconds = self.args
-        ids = [Piece(*each).identity for each in pieces]
-        for identity, note in zip(ids, notes.read(self.connection, ids), strict=True):
-            if note is None or note.state != "running" or note.batch != self.id:
-                continue
+        _, seconds = self.args
+        for identity, note in self._begun():
             if time.time() - note.began >= seconds:
                 failed = {"cause": "timeout", "reason": f"no end after {seconds} s, deaf to it"}
                 self._fail(identity, note, failed)
+
+    def give_back(self) -> None:
+        """Let what was begun wait again, as if it had not been."""
+        for identity, note in self._begun():
+            self._give_back(identity, note)
+
+    def _begun(self) -> list[tuple[str, Note]]:
+        pieces, _ = self.args
+        ids = [Piece(*each).identity for each in pieces]
+        found = zip(ids, notes.read(self.connection, ids), strict=True)
+        return [
+            (identity, note)
+            for identity, note in found
+            if note is not None and note.state == "running" and note.batch == self.id
+        ]
+
+    def _give_back(self, identity: str, note: Note, **why: str) -> None:
+        waiting = note.model_copy(update={"state": "waiting", "tries": note.tries - 1} | why)
+        notes.write(self.connection, identity, waiting)
 
     def _fail(self, identity: str, note: Note, why: dict[str, str]) -> None:
         failed = note.model_copy(update={"state": "failed"} | why)
@@ -180,7 +222,13 @@ class FleetJob(Job):
         seconds: int,
     ) -> Note:
         started = time.perf_counter()
-        ended = note.model_copy(update=_outcome(function, piece.message, seconds, note))
+        try:
+            ended = note.model_copy(update=_outcome(function, piece.message, seconds, note))
+        except Unfit as error:
+            self._give_back(piece.identity, note, cause="gpu", reason=str(error))
+            self.stop()
+            os.kill(os.getppid(), signal.SIGTERM)
+            raise
         if ended.state == "waiting":
             notes.write(self.connection, piece.identity, ended)
         else:
@@ -217,38 +265,6 @@ class FleetQueue(Queue):
         """Take the lock; a holder that was killed delays the others by seconds, not minutes."""
         key = self.registry_cleaning_key
         return bool(self.connection.set(key, 1, nx=True, ex=2 * MAINTENANCE_SECONDS))
-
-
-class FleetWorker(Worker):
-    """A forking worker whose death is noticed within HEARTBEAT_SECONDS."""
-
-    job_class = FleetJob
-    queue_class: type[Queue] = FleetQueue
-
-    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """Seconds until this worker, if it stays silent, counts as dead."""
-        return HEARTBEAT_SECONDS
-
-    def main_work_horse(self, job: Job, queue: Queue) -> None:
-        """Run one job in the forked child, which dies with its worker."""
-        die_with_parent()
-        super().main_work_horse(job, queue)
-
-    def handle_job_failure(
-        self,
-        job: Job,
-        queue: Queue,
-        started_job_registry: StartedJobRegistry | None = None,
-        exc_string: str = "",
-        execution: Execution | None = None,
-    ) -> None:
-        """Queue the batch again, unless it is one that no worker runs."""
-        assert isinstance(job, FleetJob)
-        if job.refused:
-            job.retries_left = 0
-        elif execution is not None and not self.is_horse:
-            job.give_up_what_is_overdue()
-        super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
 
 def die_with_parent() -> None:
@@ -312,7 +328,13 @@ def names(connection: Redis) -> list[str]:
 
 def alive(queue: Queue) -> int:
     """How many workers of a queue gave a sign of life within HEARTBEAT_SECONDS."""
-    workers = FleetWorker.all(queue.connection, queue=queue, serializer=queue.serializer)
+    workers = Worker.all(
+        queue.connection,
+        job_class=queue.job_class,
+        queue_class=type(queue),
+        queue=queue,
+        serializer=queue.serializer,
+    )
     since = now() - timedelta(seconds=HEARTBEAT_SECONDS)
     return sum(
         worker.last_heartbeat is not None and worker.last_heartbeat > since for worker in workers
@@ -377,24 +399,6 @@ def reason(job: Job) -> str | None:
     return f"{name.rpartition('.')[2]}: {sentence}" if sentence else name
 
 
-def serve(name: str, url: str, password: str = "", key: str = "", *, burst: bool = False) -> None:
-    """Work on one queue until told to stop, then finish the batch at hand; `burst`: until empty.
-
-    Unsigned if others may reach the server at `url` and there is no key.
-    """
-    written = serializer(url, key)
-    connection = connect(url, password, ASKS)
-    worker = FleetWorker(
-        [FleetQueue(name, connection, written)],
-        connection=connection,
-        serializer=written,
-        worker_ttl=HEARTBEAT_SECONDS + MAINTENANCE_SECONDS,
-        maintenance_interval=MAINTENANCE_SECONDS,
-        job_monitoring_interval=MAINTENANCE_SECONDS,
-    )
-    worker.work(burst=burst, logging_level="WARNING")
-
-
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
     """Raise JobTimeoutException in what takes longer; end the process if it does not hear it."""
@@ -416,15 +420,22 @@ def _outcome(
     try:
         with limited(seconds):
             function(message)
+    except Unfit:
+        raise
     except JobTimeoutException:
         return {"state": "failed", "cause": "timeout", "reason": f"no end after {seconds} s"}
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        if note.function in DETERMINISTIC and not isinstance(error, (OSError, MemoryError)):
+        if note.function in DETERMINISTIC and not _is_lack(error):
             return {"state": "failed", "cause": "kernel", "reason": reason}
         state = "waiting" if note.tries < TRIES else "failed"
         return {"state": state, "cause": "house", "reason": reason}
     return {"state": "done"}
+
+
+def _is_lack(error: Exception) -> bool:
+    """Whether the machine lacked something; a file beyond what a piece may write is its own."""
+    return isinstance(error, (OSError, MemoryError)) and getattr(error, "errno", 0) != errno.EFBIG
 
 
 def _standing(

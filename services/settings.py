@@ -54,6 +54,12 @@ class Settings(BaseSettings):
     )
     job_seconds: int = Field(default=300, ge=1, description="limit of one compile or check")
     measure_seconds: int = Field(default=1800, ge=1, description="limit of one measurement")
+    compile_memory: int = Field(
+        default=4 << 30, ge=0, description="bytes that a compile may use, 0: any"
+    )
+    drain_seconds: float = Field(
+        default=20, ge=0, description="how long a worker told to stop waits for the work at hand"
+    )
     queue_limit: int = Field(default=10_000, ge=1, description="jobs waiting before 429")
     body_limit: int = Field(default=1 << 20, ge=1, description="bytes of a request before 413")
     artifact_limit: int = Field(

@@ -14,7 +14,8 @@ COMPILER = (
 )
 SHARED = (
     "tilus pydantic services.messages services.settings services.revision services.store "
-    "services.queue services.notes services.signing services.gpu services.figures services.models "
+    "services.queue services.worker services.notes services.signing services.gpu services.figures "
+    "services.models "
     "services.experiments services.records services.selection services.reference "
     "services.executors services.building services.runs redis rq"
 )
@@ -49,6 +50,7 @@ MAY_IMPORT = {
     "services.notes": "pydantic redis services.messages",
     "services.access": "services.messages",
     "services.queue": "pydantic redis rq services.messages services.notes services.signing",
+    "services.worker": "redis rq services.queue services.signing",
     "services.gpu": "",
     "services.figures": "",
     "services.models": "",

@@ -1,8 +1,9 @@
 """One compile worker: `python -m services.compiler`."""
 
 from services.compiler import jobs
-from services.queue import COMPILE, serve
+from services.queue import COMPILE
 from services.settings import load
+from services.worker import Bounds, serve
 
 
 def main() -> None:
@@ -14,6 +15,8 @@ def main() -> None:
         settings.redis_url,
         settings.redis_password.get_secret_value(),
         settings.queue_key.get_secret_value(),
+        bounds=Bounds(settings.compile_memory, settings.artifact_limit),
+        drain_seconds=settings.drain_seconds,
     )
 
 

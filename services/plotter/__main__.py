@@ -9,7 +9,7 @@ from services.experiments import FIGURES, MODEL_FIGURES
 from services.figures import TITLES
 from services.messages import Reference, RunRequest
 from services.plotter.jobs import render, render_models
-from services.queue import DRAW, serve
+from services.queue import DRAW
 from services.records import (
     ModelRecord,
     Record,
@@ -23,6 +23,7 @@ from services.records import (
 from services.reference import check_reference, from_file, read
 from services.selection import BadRequest
 from services.settings import load as load_settings
+from services.worker import serve
 
 
 def main(arguments: list[str]) -> int:
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> int:
             settings.redis_url,
             settings.redis_password.get_secret_value(),
             settings.queue_key.get_secret_value(),
+            drain_seconds=settings.drain_seconds,
         )
         return 0
     try:

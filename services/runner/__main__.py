@@ -6,9 +6,10 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from services.gpu import devices
-from services.queue import measure_queue, serve
+from services.queue import measure_queue
 from services.records import gpu_folder
 from services.settings import load
+from services.worker import serve
 
 
 def main(arguments: list[str]) -> int:
@@ -33,6 +34,7 @@ def main(arguments: list[str]) -> int:
         settings.redis_url,
         settings.redis_password.get_secret_value(),
         settings.queue_key.get_secret_value(),
+        drain_seconds=settings.drain_seconds,
     )
     return 0
 

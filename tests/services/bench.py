@@ -12,10 +12,11 @@ from services.executors import EXECUTORS
 from services.executors.base import Built
 from services.gpu import Device, State
 from services.messages import KernelSpec
-from services.queue import measure_queue, serve
+from services.queue import measure_queue
 from services.runner import jobs
 from services.runner.measure import OutOfMemory, Poisoned
 from services.settings import Settings
+from services.worker import serve
 
 DEVICE = Device(0, "Fixture GPU", "GPU-fixture", "1.2.3", "sm_90")
 

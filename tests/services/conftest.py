@@ -11,6 +11,7 @@ from services.runs import Fleet
 from services.settings import load
 from services.store import Folder
 from tests.services.fake import Fake
+from tests.services.house import House
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +70,19 @@ def fleet(tmp_path, redis):
 def client(fleet):
     """A client of the API in front of that fleet."""
     return TestClient(create_app(fleet), raise_server_exceptions=False)
+
+
+@pytest.fixture
+def house(tmp_path, redis, redis_url):
+    """A store, a build log, and a way to start compile workers on them."""
+    return House(tmp_path, redis, redis_url)
+
+
+@pytest.fixture
+def shown(record_property):
+    """Writes a number down that a promise is about: `shown(1, "it ran again after, s", 14.9)`."""
+
+    def show(promise, what, number):
+        record_property(f"P{promise} {what}", round(float(number), 3))
+
+    return show

@@ -9,7 +9,8 @@ from pathlib import Path
 from services.executors import EXECUTORS
 from services.executors.base import Built, CpuCheck, ExecutorError, group_refusal
 from services.messages import KernelSpec
-from services.queue import COMPILE, serve
+from services.queue import COMPILE, Unfit
+from services.worker import Bounds, serve
 
 
 class Fake:
@@ -49,9 +50,15 @@ class Fake:
             os.kill(os.getpid(), signal.SIGKILL)
         if spec.parameters.get("die_once") and self.log.read_text().count(spec.key()) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if spec.parameters.get("greedy"):
+            bytearray(1 << 30)
+        if spec.parameters.get("unfit"):
+            raise Unfit("this machine's GPU does not pass its test")
         if spec.parameters.get("deaf"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
             time.sleep(60)
+        if spec.parameters.get("large"):
+            (self.log.parent / "large").write_bytes(bytes(1 << 20))
         files = {"kernel.cubin": spec.canonical().encode(), "source.cu": b"// fake\n"}
         return Built(files, {"entry": "fake", "threads": 32, "shared_bytes": 0}, {"fake": "1"})
 
@@ -71,4 +78,11 @@ def built(log: Path) -> list[str]:
 if __name__ == "__main__":
     url, folder = sys.argv[1], Path(sys.argv[2])
     EXECUTORS["fake"] = Fake("fake", folder)
-    serve(COMPILE, url, *sys.argv[4:6], burst=sys.argv[3:4] == ["burst"])
+    serve(
+        COMPILE,
+        url,
+        *sys.argv[4:6],
+        burst=sys.argv[3:4] == ["burst"],
+        bounds=Bounds(int(os.environ.get("FAKE_MEMORY", 0)), int(os.environ.get("FAKE_FILE", 0))),
+        drain_seconds=float(os.environ.get("FAKE_DRAIN", 20)),
+    )

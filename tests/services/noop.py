@@ -6,7 +6,8 @@ import sys
 import time
 
 from services.compiler import jobs
-from services.queue import COMPILE, serve
+from services.queue import COMPILE
+from services.worker import serve
 
 if __name__ == "__main__":
     jobs.build = lambda message: None

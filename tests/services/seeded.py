@@ -108,7 +108,7 @@ BUGS = [
         "anybody writes", REMOTE_TESTS),
     Bug(ARTIFACTS, "settings.artifact_limit if is_artifact", "settings.body_limit if is_artifact",
         "artifacts are bounded as requests are", REMOTE_TESTS),
-    Bug(QUEUE, "(OSError, MemoryError)", "MemoryError",
+    Bug(QUEUE, "isinstance(error, (OSError, MemoryError))", "isinstance(error, MemoryError)",
         "a far end that fails once costs the job", REMOTE_TESTS),
     Bug("services/messages.py", "    files: dict[FileName, Key] = {}",
         "    files: dict[str, Key] = {}",

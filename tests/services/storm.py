@@ -34,12 +34,13 @@ from services.experiments import FIGURES, Figure
 from services.messages import Cell, KernelSpec, RunRequest, RunState, Workload
 from services.plotter import __main__ as plotter
 from services.plotter import jobs as drawing
-from services.queue import measure_queue, serve
+from services.queue import measure_queue
 from services.records import load, record_path
 from services.runner import jobs
 from services.settings import Settings
 from services.settings import load as load_settings
 from services.store import Folder, write_atomic
+from services.worker import serve
 from tests.services.bench import DEVICE, Numbers, Scripted
 from tilus.runtime import nvrtc
 

@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -16,57 +14,14 @@ from services.queue import (
     COMPILE,
     TRIES,
     FleetJob,
-    FleetQueue,
-    Piece,
     cancel,
     fetch,
     reason,
-    standings,
-    submit,
 )
-from services.settings import ROOT, environment, load
-from services.store import Folder
 from tests.services.fake import built, spec
+from tests.services.house import await_builds
 
 BUILD = "services.compiler.jobs.build"
-
-
-@pytest.fixture
-def house(tmp_path, redis, redis_url):
-    """A store, a build log, and a way to start compile workers on them."""
-
-    class House:
-        store = Folder(tmp_path / "store")
-        log = tmp_path / "builds"
-        queue = FleetQueue(COMPILE, redis)
-        environment = environment(
-            load().model_copy(update={"redis_url": redis_url, "store": tmp_path / "store"})
-        )
-
-        def worker(self, *flags):
-            command = [sys.executable, "-m", "tests.services.fake", redis_url, str(self.log)]
-            return subprocess.Popen([*command, *flags], cwd=ROOT, env=self.environment)
-
-        def work(self):
-            with self.worker("burst") as worker:
-                pass
-            assert worker.returncode == 0
-
-        def submit(self, one, after=()):
-            self.submit_batch([one], after)
-
-        def submit_batch(self, specs, after=(), seconds=60):
-            pieces = [Piece(one.key(), one.model_dump(mode="json")) for one in specs]
-            submit(self.queue, BUILD, pieces, title="fake", seconds=seconds, after=after)
-
-        def note(self, one):
-            [standing] = standings(self.queue, [one.key()])
-            return None if standing is None else standing.note
-
-        def state(self, one):
-            return self.note(one).state
-
-    return House()
 
 
 def test_a_job_leaves_its_kernel_in_the_store(house):
@@ -237,13 +192,6 @@ def test_killing_a_worker_kills_the_job_at_hand(house):
         os.kill(victim.pid, signal.SIGKILL)
     time.sleep(2)
     assert house.store.get_manifest(one.key()) is None
-
-
-def await_builds(house, number, seconds=10):
-    deadline = time.monotonic() + seconds
-    while len(built(house.log)) < number:
-        assert time.monotonic() < deadline, f"no build {number} within {seconds} s"
-        time.sleep(0.02)
 
 
 def write_by_hand(queue, function, arguments, **fields):
