@@ -27,7 +27,15 @@ ACCESS: Mapping[Role, Access] = {
     "plotter": Access(("draw",), ()),
 }
 # Where work lies on its way, and where its note is.
-SHARED = ("rq:job:*", "rq:queues", "rq:ready:*", "tilus:note:*", "tilus:ended", "tilus:took")
+SHARED = (
+    "rq:job:*",
+    "rq:queues",
+    "rq:ready:*",
+    "tilus:note:*",
+    "tilus:ended",
+    "tilus:took",
+    "tilus:devices",
+)
 FED = ("rq:queue:{}", "rq:deferred:{}", "tilus:waiting:{}")
 WORKED = (
     "rq:queue:{}:intermediate*",

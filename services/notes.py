@@ -22,6 +22,7 @@ KEPT_SECONDS = 3600
 # Upper ends of the classes of the histograms, in seconds.
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, math.inf)
 WAITING, ENDED, TOOK = "tilus:waiting:", "tilus:ended", "tilus:took"
+DEVICES = "tilus:devices"
 
 
 class Note(Data):
@@ -121,6 +122,17 @@ def took(connection: Redis) -> list[Took]:
         )
         for function in functions
     ]
+
+
+def tell_device(connection: Redis, uuid: str, why: str | None) -> None:
+    """Note why a GPU is not fit to be measured on; None if it is."""
+    connection.hset(DEVICES, uuid, why or "")
+
+
+def devices(connection: Redis) -> dict[str, str | None]:
+    """Why each GPU that a runner asked is not fit, by its uuid; None if it is."""
+    found = _counted(connection, DEVICES)
+    return {uuid: why.decode() or None for uuid, why in found.items()}
 
 
 def _ends(field: str, number: bytes) -> Ends:

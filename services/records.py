@@ -18,6 +18,7 @@ from services.messages import Cell, KernelSpec, ModelCell, ModelWorkload, Worklo
 
 Status = Literal["ok", "unsupported", "oom", "wrong", "failed", "timeout"]
 Parameters = dict[str, int | bool | str]
+CLOCK_TOLERANCE = 0.01
 FIXTURE = "Fixture"  # a device whose name begins so does not exist: its numbers are made up
 
 Line = TypeVar("Line", bound="_Measured")
@@ -46,6 +47,15 @@ class Gpu(_Row):
     temperature_c: tuple[int, int] | None = None
     power_w: float | None = None
     throttled: bool | None = None
+    locked_mhz: int | None = None
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether a clock was more than 1% off: off the locked one, else off the one before."""
+        if self.sm_mhz is None:
+            return False
+        right = self.locked_mhz or self.sm_mhz[0]
+        return any(abs(mhz - right) > CLOCK_TOLERANCE * right for mhz in self.sm_mhz)
 
     @property
     def fixture(self) -> bool:

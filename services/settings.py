@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=20, ge=0, description="how long a worker told to stop waits for the work at hand"
     )
+    sm_mhz: int = Field(
+        default=0, ge=0, description="the clock that the GPU is locked at, 0: not locked"
+    )
     queue_limit: int = Field(default=10_000, ge=1, description="jobs waiting before 429")
     body_limit: int = Field(default=1 << 20, ge=1, description="bytes of a request before 413")
     artifact_limit: int = Field(

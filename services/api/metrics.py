@@ -66,6 +66,12 @@ class Fleetwide(Collector):
             workers.add_metric([name], alive(self._fleet.queue(name)))
         yield waiting
         yield workers
+        healthy = GaugeMetricFamily(
+            "tilus_gpu_healthy", "1 if the GPU passed when it was last asked", labels=["uuid"]
+        )
+        for uuid, why in sorted(notes.devices(self._fleet.connection).items()):
+            healthy.add_metric([uuid], float(why is None))
+        yield healthy
 
     def _work(self) -> Iterator[Metric]:
         jobs = CounterMetricFamily(
@@ -112,7 +118,7 @@ def router(fleet: Fleet, asked: Asked) -> APIRouter:
     def metrics() -> PlainTextResponse:
         """Queues, work, workers and store, in the text format of Prometheus.
 
-        `tilus_queue_length{queue}`, `tilus_workers{queue}`;
+        `tilus_queue_length{queue}`, `tilus_workers{queue}`, `tilus_gpu_healthy{uuid}`;
         `tilus_jobs_total{function,state,cause}` and the histogram `tilus_job_seconds{function}`
         (build, check, measure, draw);
         `tilus_store_hits_total`, `tilus_store_misses_total`, `tilus_store_bytes`,

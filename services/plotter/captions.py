@@ -69,6 +69,8 @@ def provenance(records: Sequence[Record | ModelRecord], recorded: bool, how: str
     ]
     if any(record.gpu.throttled for record in records):
         parts.append("the GPU was throttled in some cells: see the CSV")
+    if any(record.gpu.unsteady for record in records):
+        parts.append("its clock moved by more than 1% in some cells: see the CSV")
     return DOT.join(parts)
 
 

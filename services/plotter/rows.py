@@ -197,4 +197,6 @@ def _measured(row: Row, word: str) -> str:
 def _note(row: Row) -> str:
     if row.record is None:
         return ""
-    return row.record.reason or "throttled" * bool(row.record.gpu.throttled)
+    gpu = row.record.gpu
+    flags = ["throttled"] * bool(gpu.throttled) + ["clock moved"] * gpu.unsteady
+    return row.record.reason or ", ".join(flags)

@@ -1,4 +1,7 @@
-"""One runner: `python -m services.runner`; it serves the queue of one kind of GPU."""
+"""One runner: `python -m services.runner`; it serves the queue of one kind of GPU.
+
+It begins once the GPU passes its canary, and ends with 3 if that does not.
+"""
 
 import sys
 from argparse import ArgumentParser
@@ -8,7 +11,7 @@ from importlib.util import find_spec
 from services.gpu import devices
 from services.queue import measure_queue
 from services.records import gpu_folder
-from services.settings import load
+from services.settings import Settings, load
 from services.worker import serve
 
 
@@ -18,10 +21,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--gpu", metavar="NAME", help="the queue's GPU, as its records' folder")
     parser.add_argument("--device", metavar="INDEX", type=int, default=0, help="a GPU of this host")
     asked = parser.parse_args(arguments)
-    here = {device.index: gpu_folder(device.name) for device in devices()}
-    gpu = asked.gpu or here.get(asked.device)
+    here = {device.index: device for device in devices()}
+    device = here.get(asked.device)
+    gpu = asked.gpu or (gpu_folder(device.name) if device else None)
     if gpu is None:
-        print(f"there is no GPU {asked.device} here: nvidia-smi shows {here}", file=sys.stderr)
+        shown = {index: gpu_folder(one.name) for index, one in here.items()}
+        print(f"there is no GPU {asked.device} here: nvidia-smi shows {shown}", file=sys.stderr)
         return 3
     if find_spec("torch") is None:
         print("measuring needs PyTorch with CUDA: install torch", file=sys.stderr)
@@ -29,6 +34,10 @@ def main(arguments: list[str]) -> int:
     for package in ("torch", "services.runner.jobs"):
         import_module(package)
     settings = load()
+    why = ask(device.uuid, settings) if device else None
+    if device and why is not None:
+        print(f"{device.uuid} is not fit to be measured on: {why}", file=sys.stderr)
+        return 3
     serve(
         measure_queue(gpu),
         settings.redis_url,
@@ -37,6 +46,16 @@ def main(arguments: list[str]) -> int:
         drain_seconds=settings.drain_seconds,
     )
     return 0
+
+
+def ask(uuid: str, settings: Settings) -> str | None:
+    """Why a device is not fit, which the API is told; None if it is."""
+    jobs = import_module("services.runner.jobs")
+    at = jobs.house(settings)
+    with jobs.locked(at.locks, uuid):
+        why: str | None = at.canary(uuid)
+    jobs.tell(uuid, why, settings)
+    return why
 
 
 if __name__ == "__main__":

@@ -46,20 +46,23 @@ FLOOR = "streaming_read"
 VECTOR_BYTES = 16  # what it reads at a time
 
 
-def floor_spec(arch: str) -> KernelSpec:
-    """The kernel that reads memory and does nothing else."""
-    return KernelSpec(executor="tilus", kernel=FLOOR, parameters={}, arch=arch)
-
-
 def open_bench(workload: Workload, uuid: str, floor: Built | None) -> "TorchBench":
     """The bench on the GPU of that uuid; LookupError if this process cannot see it."""
+    return TorchBench(workload, take_device(uuid), floor)
+
+
+def take_device(uuid: str) -> str:
+    """Work on the GPU of that uuid, of any for none, from here on; returns its uuid.
+
+    LookupError if this process cannot see it.
+    """
     torch = import_module("torch")
     for index in range(torch.cuda.device_count()):
         found = str(torch.cuda.get_device_properties(index).uuid).removeprefix("GPU-")
         if not uuid or found == uuid.removeprefix("GPU-"):
             torch.cuda.set_device(index)
             torch.cuda.set_stream(torch.cuda.Stream())
-            return TorchBench(workload, f"GPU-{found}", floor)
+            return f"GPU-{found}"
     raise LookupError(f"there is no GPU {uuid} among {torch.cuda.device_count()}")
 
 

@@ -6,7 +6,8 @@ import select
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +48,32 @@ def run(work: Callable[[Send], None], seconds: float) -> End:
         os.close(readable)
         status = _end(pid)
     return _ended(status, in_time, _events(said))
+
+
+@contextmanager
+def beside(work: Callable[[Send], None]) -> Iterator[Callable[[], tuple[Event, ...]]]:
+    """Run `work` in a forked child until the block ends; what it yields gives all that it said."""
+    readable, writable = os.pipe()
+    pid = _fork()
+    if pid == 0:
+        os.close(readable)
+        _work(work, writable)
+    os.close(writable)
+    os.set_blocking(readable, False)
+    heard = bytearray()
+
+    def said() -> tuple[Event, ...]:
+        with suppress(BlockingIOError):
+            while piece := os.read(readable, PIECE):
+                heard.extend(piece)
+        return _events(bytes(heard))
+
+    try:
+        yield said
+    finally:
+        _kill(pid)
+        said()
+        os.close(readable)
 
 
 def _fork() -> int:
@@ -94,6 +121,10 @@ def _end(pid: int) -> int:
     status = _reap(pid, 1.0)
     if status is not None:
         return status
+    return _kill(pid)
+
+
+def _kill(pid: int) -> int:
     os.kill(pid, signal.SIGKILL)
     status = _reap(pid, REAP_SECONDS)
     if status is None:

@@ -1,25 +1,29 @@
 """The work of a runner: one cell, measured in a child of its own, as one record.
 
 Causes are told apart. What a kernel does wrong (wrong numbers, a crash, a hang, too much memory) is
-a record with its reason. What the house does wrong (a kernel that is not in the store, a device
-that is not there, a process killed from outside) raises, leaves no record, and the queue tries
-again."""
+a record with its reason. What the house does wrong (a kernel that is not in the store, a process
+killed from outside) raises, leaves no record, and the queue tries again. After any trouble the
+device computes something known: if it does not pass, or the driver reports what only a device does
+wrong, nothing is recorded, this runner stops, and the work waits for a device that is fit."""
 
 import fcntl
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import JsonValue
+from redis.exceptions import RedisError
 
 import tilus
-from services.building import build_kernel, built_kernel
+from services import notes
+from services.building import built_kernel
 from services.executors import EXECUTORS
 from services.executors.base import Built, Executor, problem_bytes
-from services.gpu import Device, devices
+from services.gpu import Device
 from services.messages import Measurement, Workload
+from services.queue import Unfit, connect
 from services.records import (
     Candidate,
     Gpu,
@@ -30,8 +34,9 @@ from services.records import (
     record_path,
 )
 from services.revision import Revision, revision
-from services.runner import child
-from services.runner.bench import floor_spec, open_bench
+from services.runner import child, xids
+from services.runner.bench import FLOOR, open_bench
+from services.runner.canary import NoDevice, fault, library_kernel
 from services.runner.measure import (
     LIBRARY,
     Bench,
@@ -51,6 +56,7 @@ CHILD_SECONDS = 120.0
 LAUNCHES, SLOW_FLOPS = 1000, 5e13  # what a measurement takes of a kernel, at how many a second
 RESTARTS = 4  # a kernel that takes its process down is left out, and the others are tried again
 
+Watch = Callable[[str], AbstractContextManager[Callable[[], list[int]]]]
 Open = Callable[[Workload, str, Built | None], Bench]
 
 
@@ -69,33 +75,51 @@ class House:
     revision: Revision
     open_bench: Open
     floor: Callable[[Measurement, Store, Revision], Built | None]
+    canary: Callable[[str], str | None]
+    watch: Watch = xids.watched
     seconds: float = CHILD_SECONDS
+    locked_mhz: int | None = None
 
 
 def measure(message: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """The job: measure a cell unless it is measured, append its record, say how it went."""
     settings = load_settings()
-    record = measure_cell(Measurement.model_validate(message), house(settings))
+    measurement = Measurement.model_validate(message)
+    try:
+        record = measure_cell(measurement, house(settings))
+    except Unfit as error:
+        tell(measurement.uuid, str(error), settings)
+        raise
     return {"status": record.status, "reason": record.reason, "latency_ms": record.latency_ms}
+
+
+def tell(uuid: str, why: str | None, settings: Settings) -> None:
+    """Say where the API finds it whether a device is fit."""
+    password = settings.redis_password.get_secret_value()
+    with suppress(RedisError), connect(settings.redis_url, password) as connection:
+        notes.tell_device(connection, uuid, why)
 
 
 def house(settings: Settings) -> House:
     """The house of this process."""
+    store, at = open_store(settings), revision(settings.commit)
     return House(
-        store=open_store(settings),
+        store=store,
         results=settings.results,
         locks=settings.state / "locks",
         executors=EXECUTORS,
-        revision=revision(settings.commit),
+        revision=at,
         open_bench=open_bench,
         floor=floor_kernel,
+        canary=lambda uuid: fault(uuid, store, at),
+        locked_mhz=settings.sm_mhz or None,
     )
 
 
 def measure_cell(measurement: Measurement, at: House) -> Record:
     """The record of a cell: the one that is there, else a new one, written once."""
     path = record_path(at.results, measurement.gpu, measurement.cell.figure)
-    with _locked(at.locks, measurement.uuid):
+    with locked(at.locks, measurement.uuid):
         known = finished(
             ledger(path).newest(), measurement.cell, measurement.keys, measurement.uuid
         )
@@ -107,7 +131,7 @@ def measure_cell(measurement: Measurement, at: House) -> Record:
 
 
 @contextmanager
-def _locked(folder: Path, uuid: str) -> Iterator[None]:
+def locked(folder: Path, uuid: str) -> Iterator[None]:
     """One measurement at a time on a device; the kernel lets go for a holder that dies."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"gpu-{uuid or 'any'}.lock").open("w") as lock:
@@ -133,13 +157,31 @@ def _measured(measurement: Measurement, at: House) -> Record:
     seconds = at.seconds + longer(cell.workload)
     for _ in range(RESTARTS + 1):
         work = _work(measurement, executor, options, known, floor, at)
-        end = child.run(work, seconds)
+        end, reported = _run(work, seconds, measurement.uuid, at)
         for event in end.events:
             if "record" in event:
                 return Record.model_validate(event["record"])
         option = _at_work(options, end)
-        known[option.key] = _taken_down(option, end, seconds)
+        known[option.key] = _taken_down(option, end, seconds, reported)
     raise Infrastructure(f"{RESTARTS + 1} kernels of {cell.executor} took their processes down")
+
+
+def _run(
+    work: Callable[[child.Send], None], seconds: float, uuid: str, at: House
+) -> tuple[child.End, list[int]]:
+    """How the child ended, and what the driver reported; Unfit if the device is at fault."""
+    try:
+        with at.watch(uuid) as reported:
+            end = child.run(work, seconds)
+            measured = any("record" in event for event in end.events)
+            why = None if measured else at.canary(uuid)
+            found = reported()
+    except child.Unkillable as error:
+        raise Unfit(f"{uuid}: {error}") from error
+    fatal = [number for number in found if xids.is_fatal(number)]
+    if fatal or why is not None:
+        raise Unfit(f"{uuid}: {xids.words(fatal) or why}")
+    return end, found
 
 
 def longer(workload: Workload) -> float:
@@ -157,17 +199,11 @@ def _options(measurement: Measurement, store: Store) -> list[Option]:
 
 
 def floor_kernel(measurement: Measurement, store: Store, at: Revision) -> Built | None:
-    """The streaming read for the GPU of this measurement; compiled here if no one has."""
-    arch = next((device.arch for device in devices() if device.uuid == measurement.uuid), None)
-    if arch is None:
-        raise Infrastructure(f"nvidia-smi shows no GPU {measurement.uuid}")
-    spec = floor_spec(arch)
-    key = EXECUTORS[spec.executor].key(spec)
-    stored = built_kernel(store, key)
-    if stored is not None:
-        return stored
-    build_kernel(spec, store, EXECUTORS, at.commit)
-    return built_kernel(store, key)
+    """The streaming read for the GPU of this measurement."""
+    try:
+        return library_kernel(FLOOR, measurement.uuid, store, at)
+    except NoDevice as error:
+        raise Unfit(str(error)) from error
 
 
 def _work(
@@ -188,7 +224,7 @@ def _work(
             finding = measure_options(
                 executor, options, known, size, bench, lambda key: send({"at": key})
             )
-            record = _record(measurement, finding, size, bench, at.revision)
+            record = _record(measurement, finding, size, bench, at)
             send({"record": record.model_dump(mode="json", by_alias=True)})
         except Poisoned as error:
             send({"gpu": str(error)})
@@ -205,16 +241,17 @@ def _at_work(options: list[Option], end: child.End) -> Option:
     return option
 
 
-def _taken_down(option: Option, end: child.End, seconds: float) -> Candidate:
+def _taken_down(option: Option, end: child.End, seconds: float, reported: list[int]) -> Candidate:
     """What is known of an option whose process ended; Infrastructure if it is not to blame."""
+    also = f" ({xids.words(reported)})" if reported else ""
     for event in end.events:
         if "gpu" in event:
-            return candidate(option, "failed", str(event["gpu"]))
+            return candidate(option, "failed", f"{event['gpu']}{also}")
     match end:
         case child.End("timeout"):
-            return candidate(option, "timeout", f"no end after {seconds:.0f} s")
+            return candidate(option, "timeout", f"no end after {seconds:.0f} s{also}")
         case child.End("signal", name) if name != "SIGKILL":
-            return candidate(option, "failed", f"it took its process down with {name}")
+            return candidate(option, "failed", f"it took its process down with {name}{also}")
     raise Infrastructure(f"the measuring child ended: {_words(end)}")
 
 
@@ -224,7 +261,7 @@ def _words(end: child.End) -> str:
 
 
 def _record(
-    measurement: Measurement, finding: Finding, size: int, bench: Bench, at: Revision
+    measurement: Measurement, finding: Finding, size: int, bench: Bench, at: House
 ) -> Record:
     cell, timing = measurement.cell, finding.timing
     shape = cell.workload
@@ -255,12 +292,12 @@ def _record(
         floor_ratio=latency / finding.floor_ms if latency and finding.floor_ms else None,
         relative_error=timing.error if timing else None,
         inputs_sha256=bench.inputs_sha256 if finding.status in ("ok", "wrong") else None,
-        gpu=_gpu(bench.device, finding),
+        gpu=_gpu(bench.device, finding, at.locked_mhz),
         kernel=kernel(finding.chosen) if finding.chosen else None,
         candidates=tuple(tried for tried in finding.candidates if tried.key != LIBRARY),
         versions=bench.versions | _versions(finding),
-        commit=at.commit,
-        dirty=at.dirty,
+        commit=at.revision.commit,
+        dirty=at.revision.dirty,
         measured_at=datetime.now(UTC),
     )
 
@@ -270,7 +307,7 @@ def _versions(finding: Finding) -> dict[str, str]:
     return dict(built.versions) if built else {}
 
 
-def _gpu(device: Device, finding: Finding) -> Gpu:
+def _gpu(device: Device, finding: Finding, locked_mhz: int | None) -> Gpu:
     before, after = (
         (finding.timing.before, finding.timing.after) if finding.timing else (None, None)
     )
@@ -281,6 +318,7 @@ def _gpu(device: Device, finding: Finding) -> Gpu:
         uuid=device.uuid,
         driver=device.driver,
         arch=device.arch,
+        locked_mhz=locked_mhz,
         sm_mhz=(before.sm_mhz, after.sm_mhz),
         mem_mhz=after.mem_mhz,
         temperature_c=(before.temperature_c, after.temperature_c),

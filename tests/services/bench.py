@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class Scripted:
 
         def launch(slot):
             problem.launches += 1
+            if problem.launches == 1:
+                time.sleep(behaviour.get("ms", 0) / 1000)
             match behaviour.get("fate"):
                 case "abort":
                     faulthandler.disable()  # its words would fill the report
@@ -114,6 +117,12 @@ class Numbers:
             raise Poisoned("an illegal memory access")
 
 
+@contextmanager
+def nothing_reported(uuid):
+    """No driver that would report an Xid."""
+    yield list
+
+
 def spec(**behaviour):
     return KernelSpec(executor="scripted", kernel="fixture", parameters=behaviour, arch="sm_90")
 
@@ -122,8 +131,8 @@ def built(one):
     return Built({"kernel.cubin": one.canonical().encode()}, {"entry": "f"}, {"fixture": "1"})
 
 
-def serve_numbers(url, settings_root):
-    """A runner whose device is made of numbers, until its queue is empty."""
+def serve_numbers(url, settings_root, sick=None):
+    """A runner whose device is made of numbers, until its queue is empty; `sick`: what ails it."""
     settings = Settings(
         state=settings_root / "state", store=settings_root / "store", results=settings_root
     )
@@ -133,9 +142,12 @@ def serve_numbers(url, settings_root):
         real,
         open_bench=lambda workload, uuid, floor: Numbers(),
         floor=lambda measurement, store, revision: None,
+        canary=lambda uuid: sick,
+        watch=nothing_reported,
     )
     serve(measure_queue("fixture-gpu"), url, burst=True)
 
 
 if __name__ == "__main__":
-    serve_numbers(sys.argv[1], Path(sys.argv[2]))
+    os.environ["REDIS_URL"] = sys.argv[1]  # where a runner tells that its device is unfit
+    serve_numbers(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

@@ -76,13 +76,3 @@ def client(fleet):
 def house(tmp_path, redis, redis_url):
     """A store, a build log, and a way to start compile workers on them."""
     return House(tmp_path, redis, redis_url)
-
-
-@pytest.fixture
-def shown(record_property):
-    """Writes a number down that a promise is about: `shown(1, "it ran again after, s", 14.9)`."""
-
-    def show(promise, what, number):
-        record_property(f"P{promise} {what}", round(float(number), 3))
-
-    return show

@@ -41,7 +41,7 @@ from services.settings import Settings
 from services.settings import load as load_settings
 from services.store import Folder, write_atomic
 from services.worker import serve
-from tests.services.bench import DEVICE, Numbers, Scripted
+from tests.services.bench import DEVICE, Numbers, Scripted, nothing_reported
 from tilus.runtime import nvrtc
 
 FIGURE, GPU = 99, "fixture-gpu"
@@ -120,6 +120,8 @@ def run_role(role: str, arguments: list[str]) -> None:
                 jobs.house(settings),
                 open_bench=lambda workload, uuid, floor: Numbers(),
                 floor=lambda measurement, store, revision: None,
+                canary=lambda uuid: None,
+                watch=nothing_reported,
             )
             jobs.house = lambda _: house
             serve(measure_queue(GPU), settings.redis_url)

@@ -7,7 +7,8 @@ from services import notes
 from services.building import build_kernel
 from services.messages import Manifest, RunRequest
 from services.notes import Note
-from services.queue import COMPILE, FleetQueue, FleetWorker, alive
+from services.queue import COMPILE, FleetQueue, alive
+from services.worker import FleetWorker
 from tests.services.fake import spec
 from tests.services.problems import assert_problem
 from tilus.runtime import nvrtc, sass

@@ -19,7 +19,7 @@ from services.runner import child, jobs
 from services.runner.measure import REPEATS, WARM_UPS, Option, measure, percentile
 from services.settings import ROOT, Settings
 from services.store import Folder
-from tests.services.bench import DEVICE, Numbers, Scripted, built, spec
+from tests.services.bench import DEVICE, Numbers, Scripted, built, nothing_reported, spec
 
 CELL = FIGURES[9].cells[3].model_copy(update={"executor": "scripted"})
 GPU = "fixture-gpu"
@@ -34,6 +34,8 @@ def house(tmp_path, specs, seconds=20.0):
         revision=Revision("c0ffee", dirty=False),
         open_bench=lambda workload, uuid, floor: Numbers(),
         floor=lambda measurement, store, revision: None,
+        canary=lambda uuid: None,
+        watch=nothing_reported,
         seconds=seconds,
     )
 
