@@ -6,7 +6,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from services import notes
@@ -92,7 +91,8 @@ def test_a_listener_that_hangs_is_gone_with_the_work():
         while not found():
             assert time.monotonic() < begun + 5
         left = time.monotonic()
-    assert found() == [31] and time.monotonic() - left < 2
+        assert found() == [31]
+    assert time.monotonic() - left < 2
 
 
 def test_a_child_that_does_not_die_makes_its_gpu_unfit(tmp_path, monkeypatch):
@@ -129,7 +129,7 @@ def test_a_canary_that_hangs_is_killed_and_a_gpu_that_is_not_there_is_told(tmp_p
     begun = time.monotonic()
     assert canary.fault(DEVICE.uuid, store, at, 1.0) == "its canary has no end after 1 s"
     assert time.monotonic() - begun < 10
-    monkeypatch.setattr(canary, "wrong", lambda uuid, built: np.count_nonzero([0, 0]))
+    monkeypatch.setattr(canary, "wrong", lambda uuid, built: 0)
     assert canary.fault(DEVICE.uuid, store, at, 5.0) is None
 
 
