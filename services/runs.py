@@ -152,6 +152,7 @@ def plan(request: RunRequest, fleet: Fleet, now: datetime | None = None) -> Plan
 def start(plan: Plan, fleet: Fleet) -> None:
     """Write the run down, then queue every task whose result is not there, each once."""
     write_atomic(_path(plan.id, fleet.settings), plan.model_dump_json().encode())
+    _cancelled(plan, fleet).unlink(missing_ok=True)
     queue_tasks([task for task in plan.tasks if not task.stored], plan.request.gpu, fleet)
 
 
@@ -167,7 +168,17 @@ def resume(plan: Plan, fleet: Fleet) -> bool:
 
 def cancel(plan: Plan, fleet: Fleet) -> None:
     """Take the run's waiting work out of the queue; what runs is finished."""
+    _cancelled(plan, fleet).touch()
     queue.cancel(fleet.queue(COMPILE), [task.id for task in plan.tasks])
+
+
+def is_cancelled(plan: Plan, fleet: Fleet) -> bool:
+    """Whether the run was taken back since it was last begun."""
+    return _cancelled(plan, fleet).exists()
+
+
+def _cancelled(plan: Plan, fleet: Fleet) -> Path:
+    return _path(plan.id, fleet.settings).with_suffix(".cancelled")
 
 
 def find(identity: str, settings: Settings) -> Plan | None:

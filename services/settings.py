@@ -68,6 +68,19 @@ class Settings(BaseSettings):
     artifact_limit: int = Field(
         default=64 << 20, ge=1, description="bytes of one stored file before 413"
     )
+    store_max_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="what the API keeps of the store, least recently used last; 0: everything",
+    )
+    store_max_days: float = Field(
+        default=0, ge=0, description="after how many days unused an artifact goes, 0: never"
+    )
+    free_limit: int = Field(
+        default=1 << 30,
+        ge=0,
+        description="bytes free on the store's disk below which nothing new is taken",
+    )
     api_port: int = Field(default=0, ge=0, le=65535, description="0: any free port")
     token: SecretStr = Field(
         default=SecretStr(""), description="bearer token that writing needs; empty: loopback only"

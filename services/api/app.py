@@ -2,9 +2,11 @@
 
 import asyncio
 import hmac
+import math
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
@@ -19,25 +21,39 @@ from services.experiments import MODEL_FIGURES
 from services.queue import COMPILE, alive
 from services.records import ModelRecord, Record, load, load_models, record_paths
 from services.runs import Fleet
+from services.store import upkeep
 
 RESUME_SECONDS = 10.0
+ACCEPTED_HOURS = 24  # how old a run is at most that a new API goes on with
+COLLECT_SECONDS = 3600.0
+GOING = "this API is about to end: ask again, another one may answer"
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Next = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(fleet: Fleet) -> FastAPI:
-    """The whole API over one fleet."""
+def create_app(fleet: Fleet, *, resumes: bool = False) -> FastAPI:
+    """The whole API over one fleet; `resumes`: what was accepted before it began is gone on with.
+
+    `app.state.going` says that it is about to end: it is not ready, and takes nothing more.
+    """
     watched: set[str] = set()
     asked = metrics.Asked()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(_resume_for_ever(fleet, watched))
+        if resumes:
+            watched.update(await asyncio.to_thread(_accepted, fleet))
+        tasks = [
+            asyncio.create_task(_resume_for_ever(fleet, watched)),
+            asyncio.create_task(_collect_for_ever(fleet)),
+        ]
         yield
-        task.cancel()
+        for task in tasks:
+            task.cancel()
 
     app = FastAPI(title="tilus fleet", version="1", lifespan=lifespan)
+    app.state.going = False
     problems.install(app)
     app.add_middleware(BaseHTTPMiddleware, dispatch=_bounds(fleet))
     app.include_router(metrics.router(fleet, asked))
@@ -69,6 +85,8 @@ def create_app(fleet: Fleet) -> FastAPI:
     @app.get("/readyz", tags=["health"])
     def ready() -> dict[str, int]:
         """How many compilers are alive, and the MiB that are free; 503 if nothing can be done."""
+        if app.state.going:
+            raise HTTPException(503, GOING)
         return _ready(fleet)
 
     return app
@@ -81,7 +99,7 @@ def _ready(fleet: Fleet) -> dict[str, int]:
     except RedisError as error:
         raise HTTPException(503, f"the queue does not answer: {error}") from None
     free = shutil.disk_usage(fleet.store.root).free
-    if not artifacts.has_room(fleet.store):
+    if not artifacts.has_room(fleet):
         raise HTTPException(503, f"the store has {free >> 20} MiB left: make room")
     return {"compilers": workers, "free_mib": free >> 20}
 
@@ -101,7 +119,11 @@ def _bounds(fleet: Fleet) -> Callable[[Request, Next], Awaitable[Response]]:
         limit = artifacts.body_limit(request.url.path, settings)
         if int(length) > limit:
             return problem(413, f"the body may have {limit} bytes, not {length}")
+        if request.app.state.going:
+            return problem(503, GOING, {"Retry-After": "5"})
         if request.method == "POST":
+            if not artifacts.has_room(fleet):
+                return problem(507, "the store's disk is full: make room, or collect garbage")
             waiting = await asyncio.to_thread(_waiting, fleet)
             if waiting >= settings.queue_limit:
                 return problem(429, f"{waiting} jobs are waiting: try later", {"Retry-After": "10"})
@@ -120,6 +142,26 @@ def _waiting(fleet: Fleet) -> int:
 def _bears(request: Request, token: str) -> bool:
     given = request.headers.get("authorization", "")
     return hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+
+
+def _accepted(fleet: Fleet) -> set[str]:
+    """The runs that were accepted lately and not taken back."""
+    since = datetime.now(UTC) - timedelta(hours=ACCEPTED_HOURS)
+    return {
+        plan.id
+        for plan in runs.every(fleet.settings)
+        if plan.created_at > since and not runs.is_cancelled(plan, fleet)
+    }
+
+
+async def _collect_for_ever(fleet: Fleet) -> None:
+    """Keep the store within the limits of the settings, where there are any."""
+    size, days = fleet.settings.store_max_bytes, fleet.settings.store_max_days
+    while size or days:
+        seconds = days * 86400 or math.inf
+        with suppress(OSError):
+            await asyncio.to_thread(upkeep.collect, fleet.store, size or math.inf, seconds)
+        await asyncio.sleep(COLLECT_SECONDS)
 
 
 async def _resume_for_ever(fleet: Fleet, watched: set[str]) -> None:

@@ -16,9 +16,8 @@ from services.api.kernels import Binary
 from services.messages import Key
 from services.runs import Fleet
 from services.settings import Settings
-from services.store import Folder, Space, fault, unseal
+from services.store import Space, fault, unseal
 
-FREE_BYTES = 1 << 28
 SPACES: tuple[Space, ...] = ("ac", "cas")
 # An object never changes; a manifest may be built again.
 LIFETIMES: dict[Space, str] = {"cas": "public, max-age=31536000, immutable", "ac": "no-cache"}
@@ -35,9 +34,9 @@ def body_limit(path: str, settings: Settings) -> int:
     return settings.artifact_limit if is_artifact else settings.body_limit
 
 
-def has_room(store: Folder) -> bool:
-    """Whether the disk has room for more artifacts."""
-    return shutil.disk_usage(store.root).free >= FREE_BYTES
+def has_room(fleet: Fleet) -> bool:
+    """Whether the store's disk has room for more."""
+    return shutil.disk_usage(fleet.store.root).free >= fleet.settings.free_limit
 
 
 def _router(space: Space, fleet: Fleet) -> APIRouter:
@@ -61,7 +60,7 @@ def _router(space: Space, fleet: Fleet) -> APIRouter:
             content = await request.body()
         except ClientDisconnect:
             raise HTTPException(400, "the body ended early: send it again") from None
-        await asyncio.to_thread(_store, space, name, content, fleet.store)
+        await asyncio.to_thread(_store, space, name, content, fleet)
 
     return routes
 
@@ -85,7 +84,8 @@ def _is_here(request: Request) -> bool:
         return False
 
 
-def _store(space: Space, name: str, content: bytes, store: Folder) -> None:
+def _store(space: Space, name: str, content: bytes, fleet: Fleet) -> None:
+    store = fleet.store
     why = fault(space, name, content)
     if why is not None:
         raise HTTPException(422, why)
@@ -94,6 +94,6 @@ def _store(space: Space, name: str, content: bytes, store: Folder) -> None:
     absent = [file for file, found in files.items() if store.get("cas", found) is None]
     if absent:
         raise HTTPException(422, f"put the files before the manifest: {', '.join(absent)}")
-    if not has_room(store):
+    if not has_room(fleet):
         raise HTTPException(507, "the store's disk is full: make room, or collect garbage")
     store.set(space, name, content)

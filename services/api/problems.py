@@ -27,7 +27,7 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
 # What an answer other than a success can be, and what it then says.
 ANYWHERE = {
     "422": "the request says something that cannot be",
-    "503": "queue or store do not answer",
+    "503": "queue or store do not answer, or this API is going",
 }
 WRITING = {
     "401": "writing needs the token",
@@ -37,6 +37,7 @@ WRITING = {
 POSTING = {
     "400": "the body cannot be read",
     "429": "too much is waiting: Retry-After says how long to wait",
+    "507": "the store's disk is full",
 }
 SOMEWHERE = {
     ("get", "/v1/kernels/{key}"): {"404": "nobody asked for such a kernel"},
