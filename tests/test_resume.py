@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from services.settings import ROOT
+from tests.services.promises import FULL
 
 RUN = [sys.executable, "-m", "services.driver", "--figure", "9", "--mode", "recorded", "--json"]
 RUN += ["--dtypes", "u8,u4,u1"]
-KILLS = 2
+KILLS = 5 if FULL else 2
 
 
 @pytest.fixture
@@ -40,7 +41,8 @@ def run(environment):
     return json.loads(done.stdout)
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(house):
+@pytest.mark.promise(17)
+def test_a_run_that_is_killed_goes_on_where_it_was(house, shown):
     store = Path(house["TILUS_STORE"])
     known: dict[str, int] = {}
     for _ in range(KILLS):
@@ -63,6 +65,9 @@ def test_a_run_that_is_killed_goes_on_where_it_was(house):
     assert all(Path(name).stat().st_size > 0 for name in summary["files"])
     assert {Path(name).suffix for name in summary["files"]} >= {".pdf", ".png", ".svg", ".csv"}
 
+    shown("times that the run was killed", KILLS)
+    repeated = sum(results(store)[name] != when for name, when in known.items())
+    shown("finished compilations and checks done again", repeated)
     finished = results(store)
     again = run(house)["run"]
     assert results(store) == finished

@@ -42,11 +42,12 @@ def run(work: Callable[[Send], None], seconds: float) -> End:
         os.close(readable)
         _work(work, writable)
     os.close(writable)
+    in_time = False
     try:
         said, in_time = _listen(readable, time.monotonic() + seconds)
     finally:
         os.close(readable)
-        status = _end(pid)
+        status = _end(pid, 1.0 if in_time else 0.0)
     return _ended(status, in_time, _events(said))
 
 
@@ -116,9 +117,9 @@ def _listen(readable: int, deadline: float) -> tuple[bytes, bool]:
     return said, False
 
 
-def _end(pid: int) -> int:
-    """Its status, killed if it is still there a moment after its last word."""
-    status = _reap(pid, 1.0)
+def _end(pid: int, seconds: float) -> int:
+    """Its status, killed if it is still there so many seconds after its last word."""
+    status = _reap(pid, seconds)
     if status is not None:
         return status
     return _kill(pid)

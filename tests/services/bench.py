@@ -15,7 +15,7 @@ from services.gpu import Device, State
 from services.messages import KernelSpec
 from services.queue import measure_queue
 from services.runner import jobs
-from services.runner.measure import OutOfMemory, Poisoned
+from services.runner.measure import REPEATS, OutOfMemory, Poisoned
 from services.settings import Settings
 from services.worker import serve
 
@@ -94,6 +94,11 @@ class Numbers:
     def times(self, launch, warm_ups, repeats):
         for slot in range(warm_ups + repeats):
             launch(slot % 2)
+        if repeats == REPEATS and "BENCH_LOG" in os.environ:
+            log, who = Path(os.environ["BENCH_LOG"]), f"{os.getpid()} {runner_of(os.getppid())}"
+            write_line(log, f"in {who}")
+            time.sleep(0.02)
+            write_line(log, f"out {who}")
         self.log.append(("time", self.now.get("us"), warm_ups, repeats))
         return [self.now["us"] * 1e-3 * (1 + 0.001 * i) for i in range(repeats)]
 
@@ -115,6 +120,18 @@ class Numbers:
     def check(self):
         if self.poisoned:
             raise Poisoned("an illegal memory access")
+
+
+def runner_of(pid):
+    """The process that forked this one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def write_line(path, line):
+    """Add a line, whole, whoever else writes."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, f"{line}\n".encode())
+    os.close(handle)
 
 
 @contextmanager

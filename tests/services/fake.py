@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from services import queue
 from services.executors import EXECUTORS
 from services.executors.base import Built, CpuCheck, ExecutorError, group_refusal
 from services.messages import KernelSpec
@@ -76,8 +77,11 @@ def built(log: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    if "TESTS_HEARTBEAT" in os.environ:
+        queue.HEARTBEAT_SECONDS = int(os.environ["TESTS_HEARTBEAT"])
+        queue.MAINTENANCE_SECONDS = 1
     url, folder = sys.argv[1], Path(sys.argv[2])
-    EXECUTORS["fake"] = Fake("fake", folder)
+    EXECUTORS.update({name: Fake(name, folder) for name in ("fake", "tilus")})
     serve(
         COMPILE,
         url,

@@ -41,7 +41,7 @@ from services.settings import Settings
 from services.settings import load as load_settings
 from services.store import Folder, write_atomic
 from services.worker import serve
-from tests.services.bench import DEVICE, Numbers, Scripted, nothing_reported
+from tests.services.bench import DEVICE, Numbers, Scripted, nothing_reported, write_line
 from tilus.runtime import nvrtc
 
 FIGURE, GPU = 99, "fixture-gpu"
@@ -63,12 +63,6 @@ class Tiny(Scripted):
         text = f'extern "C" __global__ void tiny(int *out) {{ *out = {spec.parameters["n"]}; }}'
         cubin = nvrtc.compile_cubin(text, "tiny", spec.arch, 0).cubin
         return Built({"kernel.cubin": cubin, "source.cu": text.encode()}, {}, {"tiny": "1"})
-
-
-def write_line(path: Path, line: str) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(handle, f"{line}\n".encode())
-    os.close(handle)
 
 
 def cells(tasks: int) -> tuple[Cell, ...]:

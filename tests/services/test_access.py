@@ -131,6 +131,7 @@ def test_work_that_was_changed_on_its_way_is_refused_and_said_to_be(house):
     assert not house.log.exists() and list(house.store.every_key()) == []
 
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize("written", [Plain(), Signed("another key")], ids=["unsigned", "other"])
 def test_work_that_this_fleet_did_not_sign_is_refused(house, people, written):
     one = spec(n=13, by=type(written).__name__)
@@ -164,6 +165,7 @@ def test_no_byte_of_signed_work_can_be_changed(place):
         Signed(KEY).loads(bytes(data))
 
 
+@pytest.mark.promise(9)
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize(
     "command",
@@ -192,6 +194,7 @@ PUSH, TAKE = "RPUSH rq:queue:{} job", "LMOVE rq:queue:{0} rq:queue:{0}:intermedi
 GPU = measure_queue("nvidia-h200")
 
 
+@pytest.mark.promise(9)
 @pytest.mark.parametrize(
     ("role", "command", "allowed"),
     [

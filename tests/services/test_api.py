@@ -61,6 +61,7 @@ def test_a_damaged_kernel_is_never_served(client, fleet):
     assert_problem(client.get(f"/v1/kernels/{one.key()}/cubin"), 404, "not in the store")
 
 
+@pytest.mark.promise(11)
 @pytest.mark.parametrize(
     ("body", "word"),
     [
@@ -157,6 +158,7 @@ def test_results_are_the_records(client, fleet):
     assert_problem(client.get("/v1/results"), 422, "figure")
 
 
+@pytest.mark.promise(11)
 def test_bodies_have_a_limit(fleet):
     client = limited(fleet, body_limit=100)
     body = json.dumps({"padding": "x" * 200})
@@ -173,6 +175,7 @@ def test_the_queue_has_a_limit(fleet):
     assert int(answer.headers["retry-after"]) > 0
 
 
+@pytest.mark.promise(16)
 def test_writing_needs_the_token_where_there_is_one(fleet):
     client = limited(fleet, token=SecretStr("open sesame"))
     body = spec(n=1).model_dump()
@@ -184,6 +187,7 @@ def test_writing_needs_the_token_where_there_is_one(fleet):
     assert client.get("/v1/kernels").status_code == 200
 
 
+@pytest.mark.promise(21)
 def test_readiness_needs_the_queue_and_health_does_not(client, fleet, tmp_path):
     assert client.get("/readyz").json()["compilers"] == 0
     gone = Redis.from_url(f"unix://{tmp_path}/none.sock")

@@ -103,6 +103,7 @@ def test_the_table_has_every_cell_and_the_caption_what_is_missing(drawn):
         assert "FIXTURE" in text
 
 
+@pytest.mark.promise(20)
 def test_the_same_records_give_the_same_bytes_and_others_do_not(drawn, tmp_path):
     for path in render(13, CELLS, batches(CELLS), False, tmp_path):
         assert path.read_bytes() == (drawn / path.name).read_bytes(), path.name

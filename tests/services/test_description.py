@@ -54,6 +54,7 @@ def choices(path: str, there: dict[str, str]) -> list[dict[str, str] | None]:
     return [None, found] if found else [None]
 
 
+@pytest.mark.promise(11)
 @pytest.mark.parametrize("mode", [POSITIVE, NEGATIVE], ids=["described", "not-described"])
 def test_no_request_finds_an_answer_that_is_not_described(client, fleet, mode):
     there = known(client, fleet)

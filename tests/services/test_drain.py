@@ -27,6 +27,7 @@ def test_an_idle_worker_goes_at_once(house):
     assert code == 0 and seconds < 5
 
 
+@pytest.mark.promise(13)
 def test_what_is_at_hand_is_finished_and_the_rest_of_the_batch_goes_back(house):
     specs = [spec(n=1, milliseconds=1000), spec(n=2), spec(n=3)]
     house.submit_batch(specs)
@@ -83,6 +84,7 @@ def test_a_worker_whose_machine_is_unfit_stops_and_its_work_waits_for_another(ho
     assert built(house.log) == [one.key()] * 2 and house.state(rest) == "waiting"
 
 
+@pytest.mark.promise(12)
 @pytest.mark.parametrize(
     ("how", "bound", "cause", "word"),
     [

@@ -73,6 +73,7 @@ def test_a_worker_counts_as_long_as_it_gives_signs_of_life(redis):
     assert alive(queue) == 0
 
 
+@pytest.mark.promise(6)
 def test_what_is_set_aside_as_damaged_is_counted(client, fleet):
     one = build_kernel(spec(n=3), fleet.store, fleet.executors, "abc")
     path = fleet.store.root / "cas" / one.files["kernel.cubin"]

@@ -20,6 +20,7 @@ from services.queue import (
 )
 from tests.services.fake import built, spec
 from tests.services.house import await_builds
+from tests.services.promises import FULL
 
 BUILD = "services.compiler.jobs.build"
 
@@ -32,6 +33,7 @@ def test_a_job_leaves_its_kernel_in_the_store(house):
     assert house.store.get_manifest(one.key()).spec == one
 
 
+@pytest.mark.promise(4)
 def test_sixteen_equal_requests_at_once_are_one_job_and_one_build(house):
     one = spec(n=2)
     with ThreadPoolExecutor(16) as threads:
@@ -97,8 +99,9 @@ def test_work_that_kills_its_process_each_time_is_given_up_and_the_rest_is_done(
     assert house.state(good) == "done"
 
 
+@pytest.mark.promise(12)
 @pytest.mark.parametrize(("how", "word"), [("milliseconds", "no end after 1 s"), ("deaf", "deaf")])
-def test_each_piece_has_its_own_limit(house, how, word):
+def test_each_piece_has_its_own_limit(house, shown, how, word):
     slow, good = spec(**{how: 60_000}), spec(n=25)
     house.submit_batch([slow, good], seconds=1)
     started = time.monotonic()
@@ -106,6 +109,9 @@ def test_each_piece_has_its_own_limit(house, how, word):
     assert time.monotonic() - started < 20
     note = house.note(slow)
     assert (note.state, note.cause) == ("failed", "timeout") and word in note.reason
+    over = house.note(good).began - note.began - 1
+    shown("seconds over its limit until the next began", over)
+    assert over < 4  # 2 to hear it, and then another process
     assert built(house.log) == [slow.key(), good.key()] and house.state(good) == "done"
 
 
@@ -166,15 +172,19 @@ def test_waiting_for_a_job_that_nobody_knows_is_not_waiting(house):
     assert house.queue.count == 1
 
 
-def test_the_job_of_a_killed_worker_runs_again_within_twenty_seconds(house):
+@pytest.mark.promise(1)
+@pytest.mark.parametrize("turn", range(3 if FULL else 1))
+def test_the_job_of_a_killed_worker_runs_again_within_twenty_seconds(house, shown, turn):
     one = spec(n=6, milliseconds=1500)
     house.submit(one)
     with house.worker() as victim:
         await_builds(house, 1)
         os.kill(victim.pid, signal.SIGKILL)
+        killed = time.monotonic()
     with house.worker() as successor:
         try:
             await_builds(house, 2, seconds=20)
+            shown("seconds until it ran again", time.monotonic() - killed)
             deadline = time.monotonic() + 5
             while house.state(one) != "done" and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -204,6 +214,7 @@ def write_by_hand(queue, function, arguments, **fields):
     queue.connection.rpush(queue.key, "by-hand")
 
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize("function", ["os.system", "services.store.write_atomic", "builtins.eval"])
 def test_a_hand_written_job_runs_nothing_but_listed_functions(house, tmp_path, function):
     proof = tmp_path / "proof"
@@ -214,6 +225,7 @@ def test_a_hand_written_job_runs_nothing_but_listed_functions(house, tmp_path, f
     assert not proof.exists()
 
 
+@pytest.mark.promise(8)
 def test_a_job_calls_nobody_back(house, tmp_path):
     one = spec(n=8)
     write_by_hand(

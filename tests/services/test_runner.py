@@ -159,6 +159,7 @@ def test_a_hang_is_killed_at_the_limit_and_recorded_as_a_timeout(tmp_path):
     assert "1 s" in record.reason
 
 
+@pytest.mark.promise(21)
 def test_a_process_killed_from_outside_is_no_fault_of_the_kernel(tmp_path):
     with pytest.raises(jobs.Infrastructure, match="SIGKILL"):
         measured(tmp_path, spec(us=1, fate="killed"))
@@ -182,6 +183,7 @@ def test_a_library_call_is_measured_without_a_kernel(tmp_path):
     assert record.candidates == ()
 
 
+@pytest.mark.promise(21)
 def test_a_device_that_is_not_there_leaves_no_record(tmp_path):
     def absent(workload, uuid, floor):
         raise LookupError("there is no GPU")
@@ -205,6 +207,7 @@ def _measure_slowly(tmp_path, log, number):
     jobs.measure_cell(asked([], fresh=str(number)), at)
 
 
+@pytest.mark.promise(14)
 def test_one_device_is_measured_by_one_job_at_a_time(tmp_path):
     log = tmp_path / "log"
     spawn = get_context("spawn")

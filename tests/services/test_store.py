@@ -61,6 +61,7 @@ def test_file_names_cannot_leave_the_store(tmp_path):
         Folder(tmp_path).put(manifest(), {"../kernel.cubin": b""})
 
 
+@pytest.mark.promise(6)
 @pytest.mark.parametrize("victim", [*FILES, "the manifest"])
 @pytest.mark.parametrize("where", [0, 70, -1])
 def test_one_flipped_byte_makes_it_absent_until_it_is_built_again(tmp_path, victim, where):
@@ -76,7 +77,8 @@ def test_one_flipped_byte_makes_it_absent_until_it_is_built_again(tmp_path, vict
     assert store.put(manifest(), FILES) == store.get_manifest(KEY)
 
 
-def test_every_byte_of_an_artifact_counts(tmp_path):
+@pytest.mark.promise(6)
+def test_every_byte_of_an_artifact_counts(tmp_path, shown):
     """Each byte of a small one, changed, lost, and one more behind it."""
     store = Folder(tmp_path)
     stored = store.put(manifest(), {"a.cu": b"__global__ void f() {}", "empty": b""})
@@ -94,6 +96,7 @@ def test_every_byte_of_an_artifact_counts(tmp_path):
         path.write_bytes(whole)
         assert store.get_manifest(KEY) == stored
         tried += len(wrong)
+    shown("changes of one artifact, byte by byte", tried)
     assert tried > 900 and len(list((tmp_path / "quarantine").iterdir())) == tried
 
 
@@ -139,7 +142,8 @@ def test_reading_a_lost_object_says_so(tmp_path):
         store.read(stored, "source.cu")
 
 
-def test_a_killed_writer_leaves_a_whole_kernel_or_none(tmp_path):
+@pytest.mark.promise(7)
+def test_a_killed_writer_leaves_a_whole_kernel_or_none(tmp_path, shown):
     store, seen, torn = Folder(tmp_path), set(), 0
     command = [sys.executable, "-c", KILLER, str(tmp_path), str(KILLS)]
     with subprocess.Popen(
@@ -158,6 +162,9 @@ def test_a_killed_writer_leaves_a_whole_kernel_or_none(tmp_path):
                     assert store.read(found, f"part{i}") == f"{number} {i} ".encode() * 10_000
             killer.stdin.write("\n")
             killer.stdin.flush()
+    shown("writers killed", KILLS)
+    shown("of them in the middle of a file", torn)
+    shown("artifacts torn", len(list((tmp_path / "quarantine").iterdir())))
     assert not list((tmp_path / "quarantine").iterdir())
     assert len(seen) > 1 and torn > 5, "the kills came at no moment that matters"
 

@@ -405,6 +405,7 @@ def test_a_far_worker_s_kernel_reaches_a_far_reader(api, redis, redis_url, tmp_p
     assert Folder(tmp_path / "reader").get_manifest(key) == found
 
 
+@pytest.mark.promise(21)
 def test_a_far_end_that_fails_costs_no_kernel(redis, redis_url, script, tmp_path):
     """The work is tried again, and fails for what it was: the house, not the kernel."""
     script.answers = [(404, b"", 0), (400, b"", 0)]

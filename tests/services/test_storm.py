@@ -10,6 +10,7 @@ import pytest
 from services.queue import COMPILE, FleetQueue, Piece, standings, submit
 from services.runs import BATCH
 from services.settings import ROOT
+from tests.services.promises import FULL
 from tests.services.storm import storm
 
 TASKS = 400
@@ -17,9 +18,17 @@ JOBS = 960
 SECONDS_A_JOB = 0.003
 
 
-def test_no_job_is_lost_or_done_twice_while_processes_are_killed(tmp_path, monkeypatch):
+@pytest.mark.promise(1)
+def test_no_job_is_lost_or_done_twice_while_processes_are_killed(tmp_path, monkeypatch, shown):
     monkeypatch.setenv("STORM_HEARTBEAT", "3")
-    left = storm(tmp_path, TASKS, pause=0.7, seconds=240, seed=7, kills=8)
+    # the short one is over before much is killed, the long one pauses for repairs
+    tasks, pause, seconds, kills = (10_000, 4.0, 900, 10_000) if FULL else (TASKS, 0.7, 240, 8)
+    left = storm(tmp_path, tasks, pause=pause, seconds=seconds, seed=7, kills=kills)
+    shown("tasks of the storm", left.tasks)
+    shown("processes killed", sum(left.kills.values()))
+    shown("seconds of the storm", left.seconds)
+    shown("tasks lost", left.lost)
+    shown("records too many", left.duplicates)
     assert left.finished and left.failures == []
     assert sum(left.kills.values()) >= 1
     assert (left.lost, left.duplicates) == (0, 0)
