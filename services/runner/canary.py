@@ -24,12 +24,17 @@ class NoDevice(Exception):
     """nvidia-smi does not show the device."""
 
 
+def library_spec(name: str, arch: str) -> KernelSpec:
+    """A kernel of the library that has no parameters."""
+    return KernelSpec(executor="tilus", kernel=name, parameters={}, arch=arch)
+
+
 def library_kernel(name: str, uuid: str, store: Store, at: Revision) -> Built:
     """A kernel of the library for a GPU of this machine, compiled here if no one has."""
     arch = next((device.arch for device in devices() if device.uuid == uuid), None)
     if arch is None:
         raise NoDevice(f"nvidia-smi shows no GPU {uuid}")
-    spec = KernelSpec(executor="tilus", kernel=name, parameters={}, arch=arch)
+    spec = library_spec(name, arch)
     key = EXECUTORS[spec.executor].key(spec)
     built = built_kernel(store, key)
     if built is None:

@@ -20,7 +20,7 @@ from services.building import build_kernel
 from services.executors import EXECUTORS
 from services.messages import digest
 from services.queue import COMPILE, TRIES, FleetQueue, Piece, standings, submit
-from services.runner.bench import floor_spec
+from services.runner.canary import library_spec
 from services.runs import Fleet
 from services.settings import ROOT, environment, load
 from services.store import Cached, Damaged, Folder, Remote, Unreachable, open_store, seal
@@ -388,7 +388,7 @@ def queued(redis, key, one):
 
 def test_a_far_worker_s_kernel_reaches_a_far_reader(api, redis, redis_url, tmp_path):
     """One machine compiles for another; only a queue and a store are between them."""
-    small = floor_spec("sm_90")
+    small = library_spec("streaming_read", "sm_90")
     key = EXECUTORS["tilus"].key(small)
     queued(redis, key, small)
     machine = {"REDIS_URL": redis_url, "STORE_URL": api.url}
