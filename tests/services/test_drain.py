@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from services.queue import FleetQueue, fetch
+from services.settings import ROOT
 from tests.services.fake import built, spec
 from tests.services.house import await_builds, await_state
 
@@ -25,6 +28,19 @@ def test_an_idle_worker_goes_at_once(house):
     house.await_worker()
     code, seconds = told_to_stop(worker)
     assert code == 0 and seconds < 5
+
+
+@pytest.mark.promise(13)
+def test_a_worker_that_has_hardly_begun_ends_with_0(house):
+    """Told to before it listens itself: while it registers with the queue's server."""
+    code = (
+        "import os, signal\n"
+        "from services import worker\n"
+        "worker.serializer = lambda url, key: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"worker.serve('compile', {house.url!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=SOON, check=False)
+    assert done.returncode == 0
 
 
 @pytest.mark.promise(13)

@@ -19,7 +19,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 COPIED = (
     *("tilus", "tests/tilus", "examples", "tests/examples"),
-    *("services", "tests/services", "docs", "pyproject.toml"),
+    *("services", "tests/services", "tests/conftest.py", "docs", "pyproject.toml"),
+    *("scripts", "tests/test_lock_gpu_clocks.py"),
 )
 
 
