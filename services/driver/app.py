@@ -236,7 +236,7 @@ def _fleet(session: Session) -> AbstractContextManager[tuple[Household, httpx.Cl
     gpu = None if device is None else gpu_folder(device.name)
     if session.mode == "compose":
         return compose.fleet(session.settings, gpu, empty=session.options.no_cache)
-    return local_fleet(session.settings, gpu)
+    return local_fleet(session.settings, gpu, device=device.index if device else 0)
 
 
 def _follow(

@@ -152,11 +152,14 @@ def locked(state: Path) -> Iterator[None]:
 
 @contextmanager
 def local_fleet(
-    settings: Settings, gpu: str | None, services: Mapping[str, Sequence[str]] = SERVICES
+    settings: Settings,
+    gpu: str | None,
+    services: Mapping[str, Sequence[str]] = SERVICES,
+    device: int = 0,
 ) -> Iterator[tuple[Household, httpx.Client]]:
     """A fleet on this machine for as long as the block lasts, and a client of its API.
 
-    `gpu` is the folder name of the device to measure on, None for no runner.
+    `gpu` is the folder name of the device to measure on, None for no runner; `device` its index.
     """
     command = {name: [sys.executable, *arguments] for name, arguments in services.items()}
     with ExitStack() as stack:
@@ -170,7 +173,8 @@ def local_fleet(
             household.start(f"compiler-{number}", command["compiler"], settings)
         household.start("plotter", command["plotter"], settings)
         if gpu is not None:
-            household.start("runner", [*command["runner"], "--gpu", gpu], settings)
+            chosen = ["--gpu", gpu, "--device", str(device)]
+            household.start("runner", [*command["runner"], *chosen], settings)
         api = [*command["api"], "--fd", str(descriptor)]
         household.start("api", api, settings, inherit=(descriptor,))
         client = stack.enter_context(
