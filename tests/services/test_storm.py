@@ -22,7 +22,7 @@ SECONDS_A_JOB = 0.003
 def test_no_job_is_lost_or_done_twice_while_processes_are_killed(tmp_path, monkeypatch, shown):
     monkeypatch.setenv("STORM_HEARTBEAT", "3")
     # the short one is over before much is killed, the long one pauses for repairs
-    tasks, pause, seconds, kills = (10_000, 4.0, 900, 10_000) if FULL else (TASKS, 0.7, 240, 8)
+    tasks, pause, seconds, kills = (10_000, 15.0, 1500, 10_000) if FULL else (TASKS, 0.7, 240, 8)
     left = storm(tmp_path, tasks, pause=pause, seconds=seconds, seed=7, kills=kills)
     shown("tasks of the storm", left.tasks)
     shown("processes killed", sum(left.kills.values()))
