@@ -51,6 +51,8 @@ class Fake:
             os.kill(os.getpid(), signal.SIGKILL)
         if spec.parameters.get("die_once") and self.log.read_text().count(spec.key()) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if spec.parameters.get("slow_once") and self.log.read_text().count(spec.key()) == 1:
+            time.sleep(60)
         if spec.parameters.get("greedy"):
             bytearray(1 << 30)
         if spec.parameters.get("unfit"):

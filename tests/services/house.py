@@ -32,10 +32,10 @@ class House:
             pass
         assert worker.returncode == 0
 
-    def await_worker(self, seconds=10):
+    def await_worker(self, workers=1, seconds=10):
         deadline = time.monotonic() + seconds
-        while not alive(self.queue):
-            assert time.monotonic() < deadline, "no worker"
+        while alive(self.queue) < workers:
+            assert time.monotonic() < deadline, f"{alive(self.queue)} of {workers} workers"
             time.sleep(0.02)
 
     def submit(self, one, after=()):
