@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         default=4 << 30, ge=0, description="bytes that a compile may use, 0: any"
     )
     drain_seconds: float = Field(
-        default=20, ge=0, description="how long a worker told to stop waits for the work at hand"
+        default=15, ge=0, description="how long a worker told to stop waits for the work at hand"
     )
     sm_mhz: int = Field(
         default=0, ge=0, description="the clock that the GPU is locked at, 0: not locked"

@@ -25,7 +25,7 @@ from services.signing import serializer
 
 # How long a worker that was told to stop waits for the piece of work at hand, in seconds. It looks
 # every MAINTENANCE_SECONDS, so that it is gone within 30 s.
-DRAIN_SECONDS = 20.0
+DRAIN_SECONDS = 15.0
 
 
 class Bounds(NamedTuple):
@@ -66,6 +66,7 @@ class FleetWorker(Worker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Take no more work; what was begun may end, until DRAIN_SECONDS are over."""
+        self._stop_requested = True  # also where RQ's own way to leave an idle wait is not heard
         self._leaves_at = time.monotonic() + self.drain_seconds
         if self.horse_pid:
             with suppress(ProcessLookupError):

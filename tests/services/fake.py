@@ -11,7 +11,7 @@ from services.executors import EXECUTORS
 from services.executors.base import Built, CpuCheck, ExecutorError, group_refusal
 from services.messages import KernelSpec
 from services.queue import COMPILE, Unfit
-from services.worker import Bounds, serve
+from services.worker import DRAIN_SECONDS, Bounds, serve
 
 
 class Fake:
@@ -90,5 +90,5 @@ if __name__ == "__main__":
         *sys.argv[4:6],
         burst=sys.argv[3:4] == ["burst"],
         bounds=Bounds(int(os.environ.get("FAKE_MEMORY", 0)), int(os.environ.get("FAKE_FILE", 0))),
-        drain_seconds=float(os.environ.get("FAKE_DRAIN", 20)),
+        drain_seconds=float(os.environ.get("FAKE_DRAIN", DRAIN_SECONDS)),
     )
