@@ -44,7 +44,7 @@ export function terms(rows) {
 
 /** A table that is read as one, and scrolls by itself where it is too wide. */
 export function table(caption, heads, rows) {
-  return scrolling(caption, element("table", {},
+  return scrolling(`Table: ${caption}`, element("table", {},
     element("caption", { class: "unseen" }, caption),
     element("thead", {}, element("tr", {}, heads.map((head) =>
       head instanceof Node ? head : element("th", { scope: "col" }, head)))),
