@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-HOW = "python3 scripts/environment.py ready --test --extra browser; apt-get install chromium"
+HOW = "install chromium, then bash run.sh test"
 
 
 def chromium() -> str | None:

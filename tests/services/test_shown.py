@@ -1,11 +1,16 @@
 """What the page shows, as the API says it: figures with their records, the kernels of the store."""
 
+import signal
+import subprocess
+import sys
+
+import httpx
 import pytest
 
 from services.compiler.jobs import build_kernel, check_kernel
 from services.experiments import FIGURES, MODEL_FIGURES, baseline
 from services.records import append, record_path
-from services.settings import ROOT
+from services.settings import ROOT, environment
 from tests.services.fake import spec
 from tests.services.made_up import model_records, timed
 from tests.services.problems import assert_problem
@@ -118,3 +123,22 @@ def test_no_file_of_the_page_names_another_server_or_makes_html_of_text(path):
     for word in ("http:", "https:", "innerHTML", "outerHTML", "insertAdjacentHTML", "eval(",
                  "document.write", "localStorage", "cookie", " style=", "onclick=\""):  # fmt: skip
         assert word not in text, word
+
+
+def test_the_page_has_a_fleet_of_its_own_until_it_is_told_to_stop(fleet):
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "services.driver.page"],
+        cwd=ROOT, env=environment(fleet.settings) | {"PYTHONPATH": str(ROOT), "REDIS_URL": ""},
+        stdout=subprocess.PIPE, text=True,
+    ) as driver:  # fmt: skip
+        try:
+            said = driver.stdout.readline()
+            assert said.startswith("the page is at http://127.0.0.1:")
+            address = said.split()[4]
+            assert "<title>Tilus fleet</title>" in httpx.get(address, trust_env=False).text
+            driver.send_signal(signal.SIGINT)
+            assert driver.wait(20) == 0
+        finally:
+            driver.kill()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address, trust_env=False)
