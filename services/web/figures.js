@@ -20,16 +20,7 @@ const PANELS = {
 
 const bitsOf = ({ weight }) => Number(/\d+/.exec(weight));
 
-let known = null;
-
-/** The figures there are, asked for once; again after a failure. */
-export function everyFigure() {
-  known ??= read("/v1/figures").catch((error) => {
-    known = null;
-    throw error;
-  });
-  return known;
-}
+export const everyFigure = () => read("/v1/figures");
 
 export const barsOf = (number, source) => read(`/v1/figures/${number}?${new URLSearchParams(source)}`);
 
@@ -53,7 +44,8 @@ export async function showFigures(number) {
 
 function fill(select, options, chosen) {
   select.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)));
-  if (options.length) select.value = String(chosen);
+  if (options.length === 0) select.append(element("option", {}, "none yet"));
+  else select.value = String(chosen);
 }
 
 function loadFigure(figure, source) {

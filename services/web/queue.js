@@ -58,7 +58,7 @@ function tableOf(jobs) {
   const rows = jobs.slice(0, LISTED).map((job) => element("tr", {},
     element("td", {}, job.function.split(".").pop()),
     element("td", {}, kernelOf(job)),
-    element("td", {}, job.status === "waiting" && job.position !== null ? `waiting, ${job.position} before it` : job.status),
+    element("td", {}, job.position ? `waiting, ${job.position} before it` : job.status),
     element("td", {}, job.status === "waiting" ? takeBack(job) : null)));
   const more = jobs.length > LISTED ? [sentence(`${jobs.length - LISTED} more wait behind these.`)] : [];
   return [table("Work for compile workers", ["What", "Kernel", "State", "Change"], rows), ...more];

@@ -86,6 +86,7 @@ function made(state) {
     status.dataset.state = now.finished ? (failed ? "failed" : "done") : "running";
     say(status, now.finished ? (failed ? `finished, ${many(failed, "failure")}` : "finished") : "at work");
     cancel.hidden = now.finished;
+    files.hidden = !now.finished; // till then they may be those of an earlier run
     place.dataset.finished = now.finished;
     for (const [kind, verbs] of Object.entries(VERBS)) {
       const counts = now.counts[kind];

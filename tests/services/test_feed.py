@@ -95,12 +95,13 @@ def test_many_listeners_look_no_more_often_than_one(monkeypatch):
     one = Feed(said)
 
     async def all_of_them():
-        async def listen():
+        async def listen(after):
             async with asyncio.timeout(0.55):
+                await asyncio.sleep(after)
                 async for _ in one.follow(0):
                     pass
 
-        await asyncio.gather(*(listen() for _ in range(40)), return_exceptions=True)
+        await asyncio.gather(*(listen(n / 500) for n in range(40)), return_exceptions=True)
 
     asyncio.run(all_of_them())
     assert 2 <= said.looks <= 6

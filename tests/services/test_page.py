@@ -192,9 +192,12 @@ def test_what_loads_says_so_and_what_fails_says_why_and_can_be_tried_again(shown
 def test_a_run_is_seen_as_it_goes(shown, fleet):
     page = shown.open("runs")
     page.wait_for_selector("text=No run was begun here yet.")
+    fleet.settings.results.mkdir()
+    (fleet.settings.results / "figure9.svg").write_text("<svg/>")
     plan = furnished(fleet)
     card = page.get_by_role("article", name="Run of figure 9")
     card.get_by_text("at work").wait_for()
+    assert card.get_by_role("link").count() == 0
     compiles = [task for task in plan.tasks if task.kind == "compile"]
     done = notes.Note(queue="compile", function="f", batch="b", state="done")
     for number, task in enumerate(compiles, 1):
@@ -210,6 +213,7 @@ def test_a_run_is_seen_as_it_goes(shown, fleet):
     card.get_by_text(f"it is wrong {EVIL}").wait_for()
     card.get_by_role("button", name="Take back what waits").click()
     card.get_by_text("finished, 1 failure").wait_for()
+    assert card.get_by_role("link").all_inner_texts() == ["figure9.svg"]
     assert page.evaluate("window.evil") is None
 
 
