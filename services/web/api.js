@@ -3,6 +3,7 @@
 import { byId, say } from "/web/dom.js";
 
 const TOKEN = "tilus-token";
+const PAUSE = 300; // milliseconds
 
 /** An answer that is no success, in the API's own words. */
 export class Refused extends Error {
@@ -43,12 +44,7 @@ async function asked(method, path, body) {
   const token = sessionStorage.getItem(TOKEN);
   if (method !== "GET" && token) headers.Authorization = `Bearer ${token}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  let answer;
-  try {
-    answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
-  } catch {
-    throw new Refused(0, "the API does not answer. It may have been stopped.");
-  }
+  const answer = await fetched(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
   if (answer.ok) return answer;
   let detail;
   try {
@@ -57,6 +53,18 @@ async function asked(method, path, body) {
     detail = null;
   }
   throw new Refused(answer.status, detail ?? `the API answered ${answer.status} ${answer.statusText}.`);
+}
+
+/** An answer; reading is tried twice, for a network that changes breaks what is under way. */
+async function fetched(path, request) {
+  for (let tries = request.method === "GET" ? 2 : 1; ; tries -= 1) {
+    try {
+      return await fetch(path, request);
+    } catch {
+      if (tries === 1) throw new Refused(0, "the API does not answer. It may have been stopped.");
+      await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    }
+  }
 }
 
 /** The token that the reader types; null if they leave it. */

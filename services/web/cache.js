@@ -11,6 +11,7 @@ export function showCache(key) {
   const form = byId("find");
   if (!prepared) {
     prepared = true;
+    form.querySelector("button").disabled = false;
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       loadList();

@@ -22,11 +22,12 @@ export async function showRuns() {
   if (prepared) return;
   prepared = true;
   const form = byId("begin");
-  form.addEventListener("submit", begin);
+  form.onsubmit = begin;
   try {
     const figures = await read("/v1/figures");
     form.elements.figure.replaceChildren(...figures.map((each) =>
       element("option", { value: each.number }, `${each.number}: ${each.title}`)));
+    form.querySelector("button").disabled = false;
   } catch (error) {
     prepared = false;
     say(byId("begun"), `Could not load the figures there are: ${error.message}`);

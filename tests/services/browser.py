@@ -9,6 +9,8 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 HOW = "install chromium, then bash run.sh test"
+# What Chromium says of what was under way when a network of the machine came or went.
+CHANGED = "ERR_NETWORK_CHANGED"
 
 
 def chromium() -> str | None:
@@ -40,3 +42,16 @@ def browser():
             yield found
         finally:
             found.close()
+
+
+def loads(page, address) -> bool:
+    """Whether the page is there with its scripts; a network that changes may break them off."""
+    from playwright.sync_api import Error
+
+    try:
+        page.goto("about:blank")
+        page.goto(address)
+        page.wait_for_selector("#connection[data-state]", timeout=5000)
+    except Error:
+        return False
+    return True
