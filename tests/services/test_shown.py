@@ -9,6 +9,7 @@ import pytest
 
 from services.compiler.jobs import build_kernel, check_kernel
 from services.experiments import FIGURES, MODEL_FIGURES, baseline
+from services.plotter import looks
 from services.records import append, record_path
 from services.settings import ROOT, environment
 from tests.services.fake import spec
@@ -142,3 +143,12 @@ def test_the_page_has_a_fleet_of_its_own_until_it_is_told_to_stop(fleet):
             driver.kill()
     with pytest.raises(httpx.ConnectError):
         httpx.get(address, trust_env=False)
+
+
+def test_executors_look_as_they_do_in_pictures():
+    style = (ROOT / "services" / "web" / "page.css").read_text()
+    light, _ = style.split("@media (prefers-color-scheme: dark)")
+    for name, color in {**looks.COLORS, "other": looks.OTHER_COLOR}.items():
+        assert f"--{name}: {color.lower()};" in light
+    words = (ROOT / "services" / "web" / "words.js").read_text()
+    assert all(f'"{name}": "{called}"' in words for name, called in looks.PRODUCTS.items())
