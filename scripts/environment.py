@@ -27,6 +27,7 @@ PEERS = ROOT / ".peers"
 PYTHON = VENV / "bin" / "python"
 COMPILERS = ("g++", "clang++")
 SERVERS = ("redis-server", "valkey-server")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 # A machine with a GPU has its own, made for its driver; they are large besides.
 HEAVY = frozenset({"torch", "triton", "nvidia-cuda-nvrtc"})
 OTHER_PYTHON = "3.12"
@@ -97,10 +98,14 @@ def make_ready(wheels: Path | None, *, test: bool) -> None:
 
 
 def needed_extras(*, test: bool, carried: bool) -> set[str]:
-    """Which optional parts this machine needs; carried wheels have no linters among them."""
+    """Which optional parts this machine needs; carried wheels have neither linters nor what drives
+    a browser among them.
+    """
     extras = {"test"} if test else set()
     if test and not carried:
         extras.add("check")
+        if any(shutil.which(name) for name in BROWSERS):
+            extras.add("browser")
     if not any(shutil.which(name) for name in COMPILERS):
         extras.add("host")
     if not any(shutil.which(name) for name in SERVERS):

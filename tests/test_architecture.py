@@ -16,6 +16,7 @@ SHARED = (
     "tilus pydantic services.messages services.settings services.revision services.store "
     "services.queue services.notes services.signing services.gpu services.figures services.models "
     "services.experiments services.records services.selection services.reference "
+    "services.comparison "
     "services.executors services.runs redis rq"
 )
 MAY_IMPORT = {
@@ -59,6 +60,9 @@ MAY_IMPORT = {
     ),
     "services.reference": (
         "services.messages services.models services.experiments services.records services.selection"
+    ),
+    "services.comparison": (
+        "services.messages services.experiments services.records services.reference"
     ),
     "services.executors": "tilus numpy services.messages torch triton",
     "services.runs": SHARED,

@@ -11,6 +11,9 @@ from services.runs import Fleet
 from services.settings import load
 from services.store import open_store
 
+# How long answers may take once it is told to stop: whoever listens to events listens for ever.
+LEAVE_SECONDS = 2
+
 
 def main() -> None:
     """Serve until told to stop, on an open socket or an address."""
@@ -24,7 +27,14 @@ def main() -> None:
     fleet = Fleet(settings, open_store(settings), connection, EXECUTORS)
     fleet.queue(COMPILE)  # raises where work could not be signed
     app = create_app(fleet)
-    uvicorn.run(app, fd=options.fd, host=options.host, port=options.port, log_level="warning")
+    uvicorn.run(
+        app,
+        fd=options.fd,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        timeout_graceful_shutdown=LEAVE_SECONDS,
+    )
 
 
 if __name__ == "__main__":

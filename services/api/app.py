@@ -12,8 +12,9 @@ from redis.exceptions import RedisError
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from services import notes, runs
-from services.api import artifacts, jobs, kernels, metrics, problems
+from services.api import artifacts, events, figures, jobs, kernels, metrics, problems, web
 from services.api import runs as run_routes
+from services.api.feed import Feed
 from services.api.problems import problem
 from services.experiments import MODEL_FIGURES
 from services.queue import COMPILE, alive
@@ -30,6 +31,7 @@ def create_app(fleet: Fleet) -> FastAPI:
     """The whole API over one fleet."""
     watched: set[str] = set()
     asked = metrics.Asked()
+    places = events.Places()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -43,7 +45,11 @@ def create_app(fleet: Fleet) -> FastAPI:
     app.include_router(metrics.router(fleet, asked))
     app.include_router(kernels.router(fleet, asked))
     app.include_router(jobs.router(fleet))
-    app.include_router(run_routes.router(fleet, watched, asked))
+    app.include_router(kernels.catalogue(fleet))
+    app.include_router(run_routes.router(fleet, watched, asked, places))
+    app.include_router(events.router(Feed(events.Watch(fleet).look), places))
+    app.include_router(figures.router(fleet.settings))
+    app.include_router(web.router())
     for router in artifacts.routers(fleet):
         app.include_router(router)
 
