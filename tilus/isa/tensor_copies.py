@@ -143,8 +143,8 @@ class Box:
         if divisor(self.there[-1], cu.facts) * size % PART:
             corner = ", ".join(map(str, self.there))
             raise TilusError(
-                f"{name}: the corner ({corner}) in {self.tensor.name} is not known to lie a multiple"
-                f" of {PART} bytes into its last dimension, where the engine can begin: move whole"
+                f"{name}: the corner ({corner}) in {self.tensor.name} is not known to lie a"
+                f" multiple of {PART} bytes into its last dimension, where the engine can begin: move whole"
                 " parts, or use copy_async"
             )
         return ", ".join(f"(int){cu.expr(i)}" for i in reversed(self.there))
