@@ -43,7 +43,8 @@ class Settings(BaseSettings):
         "empty: the folder alone, which else is in front of what HTTP serves",
     )
     store_token: SecretStr = Field(
-        default=SecretStr(""), description="bearer token that writing to STORE_URL needs"
+        default=SecretStr(""),
+        description="bearer token that writing kernels needs: to STORE_URL, or to this API",
     )
     results: Path = Field(default=ROOT / "results", description="records and figures")
     recorded: Path = Field(

@@ -18,7 +18,9 @@ from services.settings import ROOT, Settings, environment
 from services.store import write_atomic
 
 API_PORT = 18080
-STORE_VOLUME = "tilus-fleet_store"
+KERNELS = ("tilus-fleet_store", "tilus-fleet_kernels")
+# What writing needs, beside the queue's key and the passwords of the roles.
+TOKENS = ("token", "store_token")
 WAIT_SECONDS = 60.0
 
 
@@ -32,18 +34,23 @@ def fleet(
     """
     port = settings.api_port or API_PORT
     command = _command(gpu)
-    make_secrets(ROOT / "secrets")
+    folder = ROOT / "secrets"
+    make_secrets(folder)
     if empty:
-        _docker("volume", "rm", "--force", STORE_VOLUME, settings=settings, port=port)
+        _docker("volume", "rm", "--force", *KERNELS, settings=settings, port=port)
     _docker(*command, "up", "--build", "--detach", settings=settings, port=port)
     try:
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False
-        ) as client:
+        with client_of(f"http://127.0.0.1:{port}", folder) as client:
             _await(client)
             yield Household(settings.state), client
     finally:
         _docker(*command, "down", settings=settings, port=port)
+
+
+def client_of(address: str, folder: Path) -> httpx.Client:
+    """A client of the API at `address` that may begin runs: its token is in the folder."""
+    bearer = {"Authorization": f"Bearer {(folder / 'token').read_text()}"}
+    return httpx.Client(base_url=address, headers=bearer, timeout=60, trust_env=False)
 
 
 def fetch_figures(client: httpx.Client, states: list[RunState], results: Path) -> None:
@@ -57,10 +64,11 @@ def fetch_figures(client: httpx.Client, states: list[RunState], results: Path) -
 
 
 def make_secrets(folder: Path) -> None:
-    """Make the passwords and the key that are not there; the folder is the owner's alone."""
+    """Make the passwords, tokens and key that are not there; the folder is the owner's alone."""
     folder.mkdir(mode=0o700, exist_ok=True)
     passwords = {role: _secret(folder / f"redis_{role}") for role in ROLES}
-    _secret(folder / "queue_key")
+    for name in ("queue_key", *TOKENS):
+        _secret(folder / name)
     _write(folder / "redis_users", users(passwords))
 
 
