@@ -225,7 +225,11 @@ def install_peers(peers: dict[str, list[str]], wheels: Path | None) -> None:
 def download(folder: Path, python: str, extras: set[str], *, with_peers: bool) -> None:
     """Fetch wheels for an x86_64 machine that has a GPU, torch and triton, but no network."""
     make_ready(None, test=False)
-    requirements = [one for one in required({*SERVICES, *extras}) if name_of(one) not in HEAVY | {"numpy"}]
+    requirements = [
+        one
+        for one in required({*SERVICES, *extras})
+        if name_of(one) not in HEAVY | {"numpy"}
+    ]
     pip = [str(PYTHON), "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
     platforms = [part for one in OTHER_PLATFORMS for part in ("--platform", one)]
     target = ["--only-binary", ":all:", "--python-version", python, *platforms]

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     recorded: Path = Field(
         default=ROOT / "results" / "recorded", description="records that came with the project"
     )
+    secrets: Path = Field(
+        default=ROOT / "secrets", description="passwords, key and tokens of the containers"
+    )
     compilers: int = Field(
         default=len(os.sched_getaffinity(0)), ge=1, description="compile workers, local mode"
     )

@@ -34,13 +34,12 @@ def fleet(
     """
     port = settings.api_port or API_PORT
     command = _command(gpu)
-    folder = ROOT / "secrets"
-    make_secrets(folder)
+    make_secrets(settings.secrets)
     if empty:
         _docker("volume", "rm", "--force", *KERNELS, settings=settings, port=port)
     _docker(*command, "up", "--build", "--detach", settings=settings, port=port)
     try:
-        with client_of(f"http://127.0.0.1:{port}", folder) as client:
+        with client_of(f"http://127.0.0.1:{port}", settings.secrets) as client:
             _await(client)
             yield Household(settings.state), client
     finally:
@@ -94,7 +93,10 @@ def _docker(*arguments: str, settings: Settings, port: int) -> None:
     docker = shutil.which("docker")
     if docker is None:
         raise CannotStart("--mode compose needs Docker with Compose: install it, or --mode local")
-    given = environment(settings) | {"TILUS_API_PORT": str(port)}
+    given = environment(settings) | {
+        "TILUS_API_PORT": str(port),
+        "TILUS_SECRETS": str(settings.secrets),
+    }
     done = subprocess.run([docker, *arguments], cwd=ROOT, env=given, stdout=sys.stderr, check=False)
     if done.returncode != 0:
         raise CannotStart(f"docker {' '.join(arguments)} ended with {done.returncode}: see above")
