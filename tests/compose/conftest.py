@@ -2,11 +2,14 @@
 
 import os
 import time
+from typing import NamedTuple
 
 import pytest
 
 from services.driver.compose import make_secrets
-from tests.compose.stack import Stack
+from tests.compose.stack import Stack, begin, finish
+
+COMPILERS = 3
 
 
 @pytest.fixture(scope="session")
@@ -25,15 +28,41 @@ def images(secrets):
     return time.monotonic() - started
 
 
+class First(NamedTuple):
+    """The first figure of a fleet: seconds from `up` until it is up, and until it is drawn."""
+
+    stack: Stack
+    up: float
+    drawn: float
+    state: dict
+
+
 @pytest.fixture(scope="session")
-def fleet(images, secrets):
-    """A fleet of two compilers, up; taken down with all that it kept."""
+def first(images, secrets):
+    """A fleet of two compilers that has drawn a figure; taken down with all that it kept."""
     stack = Stack(f"tilus-fleet-test-{os.getpid()}", secrets)
+    started = time.monotonic()
     try:
         stack.up()
-        yield stack
+        up = time.monotonic() - started
+        with stack.client() as client:
+            ended = finish(client, begin(client, figure=9, dtypes=["uint4"]))
+        yield First(stack, up, time.monotonic() - started, ended)
     finally:
         stack.down()
+
+
+@pytest.fixture
+def fleet(first):
+    """That fleet."""
+    return first.stack
+
+
+@pytest.fixture
+def three(fleet):
+    """That fleet, with three compilers."""
+    fleet.up("--no-recreate", "--scale", f"compiler={COMPILERS}")
+    return fleet
 
 
 @pytest.fixture
