@@ -1,4 +1,7 @@
-"""The fleet in containers, driven through Docker Compose."""
+"""The fleet in containers, driven through Docker Compose.
+
+python -m services.driver.compose      makes the secrets that are not there, and nothing else
+"""
 
 import secrets
 import shutil
@@ -14,7 +17,7 @@ import httpx
 from services.access import ROLES, users
 from services.driver.processes import CannotStart, Household, answers
 from services.messages import RunState
-from services.settings import ROOT, Settings, environment
+from services.settings import ROOT, Settings, environment, load
 from services.store import write_atomic
 
 API_PORT = 18080
@@ -108,3 +111,7 @@ def _await(client: httpx.Client) -> None:
         if time.monotonic() > deadline:
             raise CannotStart("the containers' api does not answer: see docker compose logs")
         time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    make_secrets(load().secrets)
