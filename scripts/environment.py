@@ -226,9 +226,7 @@ def download(folder: Path, python: str, extras: set[str], *, with_peers: bool) -
     """Fetch wheels for an x86_64 machine that has a GPU, torch and triton, but no network."""
     make_ready(None, test=False)
     requirements = [
-        one
-        for one in required({*SERVICES, *extras})
-        if name_of(one) not in HEAVY | {"numpy"}
+        one for one in required({*SERVICES, *extras}) if name_of(one) not in HEAVY | {"numpy"}
     ]
     pip = [str(PYTHON), "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
     platforms = [part for one in OTHER_PLATFORMS for part in ("--platform", one)]
