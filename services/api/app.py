@@ -94,11 +94,11 @@ def _ready(fleet: Fleet) -> dict[str, int]:
 
 def _bounds(fleet: Fleet) -> Callable[[Request, Next], Awaitable[Response]]:
     settings = fleet.settings
-    token = settings.token.get_secret_value()
 
     async def dispatch(request: Request, call_next: Next) -> Response:
         if request.method in READING:
             return await call_next(request)
+        token = artifacts.writing_token(request.url.path, settings)
         if token and not _bears(request, token):
             return problem(401, "writing needs a token", {"WWW-Authenticate": "Bearer"})
         length = request.headers.get("content-length", "0")

@@ -255,7 +255,9 @@ def test_secrets_are_made_once_and_the_servers_file_fits_them(tmp_path):
     make_secrets(folder)
     assert found == {path.name: path.read_text() for path in folder.iterdir()}
     assert found["redis_users"] == users({role: found[f"redis_{role}"] for role in ROLES})
-    assert len(set(found.values())) == len(ROLES) + 2 and found["queue_key"]
+    alone = {"queue_key", "redis_users", "store_token", "token"}
+    assert set(found) == {*alone, *(f"redis_{role}" for role in ROLES)}
+    assert len(set(found.values())) == len(found) and all(found.values())
     assert folder.stat().st_mode & 0o077 == 0
 
 
