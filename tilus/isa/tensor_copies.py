@@ -144,8 +144,8 @@ class Box:
             corner = ", ".join(map(str, self.there))
             raise TilusError(
                 f"{name}: the corner ({corner}) in {self.tensor.name} is not known to lie a"
-                f" multiple of {PART} bytes into its last dimension, where the engine can begin: move whole"
-                " parts, or use copy_async"
+                f" multiple of {PART} bytes into its last dimension, where the engine can"
+                " begin: move whole parts, or use copy_async"
             )
         return ", ".join(f"(int){cu.expr(i)}" for i in reversed(self.there))
 
