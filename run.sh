@@ -46,6 +46,11 @@ case ${1:-} in
     [[ $# -ge 2 && $2 != -* ]] || { say "say which folder: bash run.sh wheels DIR"; exit 2; }
     exec "$python" "$here/scripts/environment.py" wheels "${@:2}"
     ;;
+  page)
+    [ $# -eq 1 ] || { say "bash run.sh page takes nothing more"; exit 2; }
+    ready "${wheels[@]}"
+    exec "$here/.venv/bin/python" -P -m services.driver.page
+    ;;
   *)
     check "$@"
     [[ " $* " != *" -h "* && " $* " != *" --help "* ]] || exit 0

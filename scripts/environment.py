@@ -27,6 +27,9 @@ PEERS = ROOT / ".peers"
 PYTHON = VENV / "bin" / "python"
 COMPILERS = ("g++", "clang++")
 SERVERS = ("redis-server", "valkey-server")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+# On one machine, every service runs from the one environment.
+SERVICES = frozenset({"api", "plotter", "driver"})
 # A machine with a GPU has its own, made for its driver; they are large besides.
 HEAVY = frozenset({"torch", "triton", "nvidia-cuda-nvrtc"})
 OTHER_PYTHON = "3.12"
@@ -97,10 +100,14 @@ def make_ready(wheels: Path | None, *, test: bool) -> None:
 
 
 def needed_extras(*, test: bool, carried: bool) -> set[str]:
-    """Which optional parts this machine needs; carried wheels have no linters among them."""
-    extras = {"test"} if test else set()
+    """Which optional parts this machine needs; carried wheels have neither linters nor what drives
+    a browser among them.
+    """
+    extras = {*SERVICES, "test"} if test else set(SERVICES)
     if test and not carried:
         extras.add("check")
+        if any(shutil.which(name) for name in BROWSERS):
+            extras.add("browser")
     if not any(shutil.which(name) for name in COMPILERS):
         extras.add("host")
     if not any(shutil.which(name) for name in SERVERS):
@@ -218,7 +225,9 @@ def install_peers(peers: dict[str, list[str]], wheels: Path | None) -> None:
 def download(folder: Path, python: str, extras: set[str], *, with_peers: bool) -> None:
     """Fetch wheels for an x86_64 machine that has a GPU, torch and triton, but no network."""
     make_ready(None, test=False)
-    requirements = [one for one in required(extras) if name_of(one) not in HEAVY | {"numpy"}]
+    requirements = [
+        one for one in required({*SERVICES, *extras}) if name_of(one) not in HEAVY | {"numpy"}
+    ]
     pip = [str(PYTHON), "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
     platforms = [part for one in OTHER_PLATFORMS for part in ("--platform", one)]
     target = ["--only-binary", ":all:", "--python-version", python, *platforms]

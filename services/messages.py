@@ -215,6 +215,7 @@ class RunState(Data):
 
     id: str
     request: RunRequest
+    created_at: AwareDatetime | None = None
     finished: bool
     counts: dict[TaskKind, dict[TaskState, int]]
     failures: tuple[Failure, ...] = ()
@@ -243,6 +244,28 @@ class JobState(Data):
     reason: str | None = None
 
 
+class WorkerState(Data):
+    """A worker that is alive, and the title of the batch that it is at, if it is at one."""
+
+    name: str
+    batch: str | None = None
+
+
+class QueueState(Data):
+    """A queue: how many pieces of work wait in it, and who works on it."""
+
+    name: str
+    waiting: int
+    workers: tuple[WorkerState, ...]
+
+
+class FleetState(Data):
+    """What stands in the queues; `problem` says why nothing is known of them."""
+
+    queues: tuple[QueueState, ...] = ()
+    problem: str | None = None
+
+
 class KernelState(Data):
     """Where one kernel stands: its manifest once it is in the store."""
 
@@ -250,6 +273,22 @@ class KernelState(Data):
     status: Literal["stored", "waiting", "running", "failed"]
     reason: str | None = None
     manifest: Manifest | None = None
+
+
+class Artifact(Data):
+    """A stored kernel as a list shows it: the sizes of its files, what its CPU check found."""
+
+    manifest: Manifest
+    title: str
+    sizes: dict[FileName, int]
+    relative_error: float | None = None
+
+
+class Artifacts(Data):
+    """Stored kernels in the order of their keys; `after` is where the list goes on, if it does."""
+
+    kernels: tuple[Artifact, ...]
+    after: Key | None = None
 
 
 class Problem(Data):

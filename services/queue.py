@@ -28,6 +28,7 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Dependency, Job, JobStatus
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from rq.utils import as_text, now
+from rq.worker import BaseWorker
 
 from services import notes
 from services.messages import digest
@@ -305,7 +306,8 @@ def standings(queue: Queue, ids: Sequence[str]) -> list[Standing | None]:
 
 def running_ids(queue: Queue) -> list[str]:
     """The pieces of work of this queue that are being done."""
-    begun = fetch(queue, queue.started_job_registry.get_job_ids())
+    # to clean up is the workers' part: not everybody who looks may write
+    begun = fetch(queue, queue.started_job_registry.get_job_ids(cleanup=False))
     ids = [
         str(identity)
         for job in begun
@@ -326,8 +328,8 @@ def names(connection: Redis) -> list[str]:
     return sorted(as_text(each)[prefix:] for each in connection.smembers(Queue.redis_queues_keys))
 
 
-def alive(queue: Queue) -> int:
-    """How many workers of a queue gave a sign of life within HEARTBEAT_SECONDS."""
+def living(queue: Queue) -> list[BaseWorker]:
+    """The workers of a queue that gave a sign of life within HEARTBEAT_SECONDS."""
     workers = Worker.all(
         queue.connection,
         job_class=queue.job_class,
@@ -336,9 +338,16 @@ def alive(queue: Queue) -> int:
         serializer=queue.serializer,
     )
     since = now() - timedelta(seconds=HEARTBEAT_SECONDS)
-    return sum(
-        worker.last_heartbeat is not None and worker.last_heartbeat > since for worker in workers
-    )
+    return [
+        worker
+        for worker in workers
+        if worker.last_heartbeat is not None and worker.last_heartbeat > since
+    ]
+
+
+def alive(queue: Queue) -> int:
+    """How many workers of a queue gave a sign of life within HEARTBEAT_SECONDS."""
+    return len(living(queue))
 
 
 def submit(

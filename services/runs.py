@@ -184,13 +184,22 @@ def _cancelled(plan: Plan, fleet: Fleet) -> Path:
 def find(identity: str, settings: Settings) -> Plan | None:
     """The run of that id, None if there is none."""
     path = _path(identity, settings)
-    return Plan.model_validate_json(path.read_bytes()) if path.exists() else None
+    return read(path) if path.exists() else None
 
 
 def every(settings: Settings) -> list[Plan]:
     """All runs that were ever started here, oldest first."""
-    paths = sorted((settings.state / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    return [Plan.model_validate_json(path.read_bytes()) for path in paths]
+    return [read(path) for path in written(settings)]
+
+
+def written(settings: Settings) -> list[Path]:
+    """The files of all runs that were ever started here, oldest first."""
+    return sorted((settings.state / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime)
+
+
+def read(path: Path) -> Plan:
+    """The run that was written down in a file."""
+    return Plan.model_validate_json(path.read_bytes())
 
 
 def state(plan: Plan, fleet: Fleet) -> RunState:
@@ -204,6 +213,7 @@ def state(plan: Plan, fleet: Fleet) -> RunState:
     return RunState(
         id=plan.id,
         request=plan.request,
+        created_at=plan.created_at,
         finished=not any(f.state in UNFINISHED for _, f in findings),
         counts=counts,
         failures=tuple(
@@ -242,7 +252,7 @@ def _kernel_task(
         kind=kind,
         id=f"{kind}-{key}",
         key=key,
-        title=_title(spec),
+        title=title(spec),
         message=spec.model_dump(mode="json"),
         stored=store.get_manifest(key) is not None,
     )
@@ -346,7 +356,8 @@ def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> Work:
     return Work([*compiles.values(), *measures], unmeasured)
 
 
-def _title(spec: KernelSpec) -> str:
+def title(spec: KernelSpec) -> str:
+    """A kernel in a line: who makes it, what of what parameters, for which chip."""
     named = " ".join(f"{name}={value}" for name, value in spec.parameters.items())
     return f"{spec.executor} {spec.kernel} {named} {spec.arch}"
 

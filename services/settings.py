@@ -43,11 +43,15 @@ class Settings(BaseSettings):
         "empty: the folder alone, which else is in front of what HTTP serves",
     )
     store_token: SecretStr = Field(
-        default=SecretStr(""), description="bearer token that writing to STORE_URL needs"
+        default=SecretStr(""),
+        description="bearer token that writing kernels needs: to STORE_URL, or to this API",
     )
     results: Path = Field(default=ROOT / "results", description="records and figures")
     recorded: Path = Field(
         default=ROOT / "results" / "recorded", description="records that came with the project"
+    )
+    secrets: Path = Field(
+        default=ROOT / "secrets", description="passwords, key and tokens of the containers"
     )
     compilers: int = Field(
         default=len(os.sched_getaffinity(0)), ge=1, description="compile workers, local mode"

@@ -17,6 +17,7 @@ SHARED = (
     "services.queue services.worker services.notes services.signing services.gpu services.figures "
     "services.models "
     "services.experiments services.records services.selection services.reference "
+    "services.comparison "
     "services.executors services.building services.runs redis rq"
 )
 MAY_IMPORT = {
@@ -61,6 +62,9 @@ MAY_IMPORT = {
     ),
     "services.reference": (
         "services.messages services.models services.experiments services.records services.selection"
+    ),
+    "services.comparison": (
+        "services.messages services.experiments services.records services.reference"
     ),
     "services.executors": "tilus numpy services.messages torch triton",
     "services.building": "tilus services.messages services.store services.executors",

@@ -265,3 +265,16 @@ def test_a_gpu_machine_without_torch_gets_one(setup, monkeypatch):
 def test_carried_wheels_hold_no_linters(setup, tmp_path):
     setup.make_ready(tmp_path, test=True)
     assert not {"ruff", "mypy"} & {setup.name_of(one) for one in setup.installed[0]}
+
+
+def test_a_browser_is_driven_where_there_is_one_and_not_from_carried_wheels(
+    setup, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "browser" not in setup.needed_extras(test=True, carried=False)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "browser" in setup.needed_extras(test=True, carried=False)
+    assert "browser" not in setup.needed_extras(test=True, carried=True)
+    assert "browser" not in setup.needed_extras(test=False, carried=False)
+    carried = {setup.name_of(one) for one in setup.required({"embedded", "test"})}
+    assert not any("playwright" in name for name in carried)

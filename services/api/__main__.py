@@ -20,7 +20,8 @@ from services.settings import load
 from services.store import open_store
 
 DRAIN_SECONDS = 2.0  # so long that whoever asks each second whether it is ready has heard
-LAST_SECONDS = 10  # what is under way then may take so much longer
+# How long answers may take then: whoever listens to events listens for ever.
+LAST_SECONDS = 2
 
 
 class Server(uvicorn.Server):

@@ -14,8 +14,9 @@ from redis.exceptions import RedisError
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from services import notes, runs
-from services.api import artifacts, jobs, kernels, metrics, problems
+from services.api import artifacts, events, figures, jobs, kernels, metrics, problems, web
 from services.api import runs as run_routes
+from services.api.feed import Feed
 from services.api.problems import problem
 from services.experiments import MODEL_FIGURES
 from services.queue import COMPILE, alive
@@ -39,6 +40,7 @@ def create_app(fleet: Fleet, *, resumes: bool = False) -> FastAPI:
     """
     watched: set[str] = set()
     asked = metrics.Asked()
+    places = events.Places()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -59,7 +61,11 @@ def create_app(fleet: Fleet, *, resumes: bool = False) -> FastAPI:
     app.include_router(metrics.router(fleet, asked))
     app.include_router(kernels.router(fleet, asked))
     app.include_router(jobs.router(fleet))
-    app.include_router(run_routes.router(fleet, watched, asked))
+    app.include_router(kernels.catalogue(fleet))
+    app.include_router(run_routes.router(fleet, watched, asked, places))
+    app.include_router(events.router(Feed(events.Watch(fleet).look), places))
+    app.include_router(figures.router(fleet.settings))
+    app.include_router(web.router())
     for router in artifacts.routers(fleet):
         app.include_router(router)
 
@@ -106,11 +112,11 @@ def _ready(fleet: Fleet) -> dict[str, int]:
 
 def _bounds(fleet: Fleet) -> Callable[[Request, Next], Awaitable[Response]]:
     settings = fleet.settings
-    token = settings.token.get_secret_value()
 
     async def dispatch(request: Request, call_next: Next) -> Response:
         if request.method in READING:
             return await call_next(request)
+        token = artifacts.writing_token(request.url.path, settings)
         if token and not _bears(request, token):
             return problem(401, "writing needs a token", {"WWW-Authenticate": "Bearer"})
         length = request.headers.get("content-length", "0")

@@ -30,8 +30,20 @@ def routers(fleet: Fleet) -> list[APIRouter]:
 
 def body_limit(path: str, settings: Settings) -> int:
     """How many bytes a request to this path may have."""
-    is_artifact = path.startswith(tuple(f"/{space}/" for space in SPACES))
-    return settings.artifact_limit if is_artifact else settings.body_limit
+    return settings.artifact_limit if _is_artifact(path) else settings.body_limit
+
+
+def writing_token(path: str, settings: Settings) -> str:
+    """The token that writing to this path takes; empty if it takes none.
+
+    Artifacts may have one of their own: who begins runs does not decide what runs on GPUs.
+    """
+    own = settings.store_token if _is_artifact(path) else settings.token
+    return (own if own.get_secret_value() else settings.token).get_secret_value()
+
+
+def _is_artifact(path: str) -> bool:
+    return path.startswith(tuple(f"/{space}/" for space in SPACES))
 
 
 def has_room(fleet: Fleet) -> bool:
@@ -41,7 +53,7 @@ def has_room(fleet: Fleet) -> bool:
 
 def _router(space: Space, fleet: Fleet) -> APIRouter:
     routes = APIRouter(prefix=f"/{space}", tags=["artifacts"])
-    trusted = _trusted(fleet.settings)
+    trusted = _trusted(writing_token(f"/{space}/", fleet.settings))
 
     @routes.head("/{name}", response_class=Binary)
     @routes.get("/{name}", response_class=Binary)
@@ -65,9 +77,7 @@ def _router(space: Space, fleet: Fleet) -> APIRouter:
     return routes
 
 
-def _trusted(settings: Settings) -> Callable[[Request], None]:
-    token = settings.token.get_secret_value()
-
+def _trusted(token: str) -> Callable[[Request], None]:
     def trusted(request: Request) -> None:
         if not token and not _is_here(request):
             raise HTTPException(

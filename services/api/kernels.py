@@ -1,5 +1,7 @@
 """/v1/kernels: what is in the store, and asking for what is not."""
 
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Response
@@ -7,10 +9,11 @@ from fastapi.responses import PlainTextResponse
 
 import tilus
 from services.api.metrics import Asked
+from services.building import check_key
 from services.executors.base import ExecutorError
-from services.messages import KernelSpec, KernelState, Key, Manifest
+from services.messages import Artifact, Artifacts, KernelSpec, KernelState, Key, Manifest
 from services.queue import COMPILE, standings
-from services.runs import Fleet, compile_task, queue_tasks
+from services.runs import Fleet, compile_task, queue_tasks, title
 from services.store import Damaged
 from tilus.runtime.sass import disassemble
 
@@ -68,6 +71,47 @@ def router(fleet: Fleet, asked: Asked) -> APIRouter:
         return Response(content(key, "kernel.cubin", fleet), media_type="application/octet-stream")
 
     return routes
+
+
+def catalogue(fleet: Fleet) -> APIRouter:
+    """The route /v1/artifacts."""
+    routes = APIRouter(prefix="/v1/artifacts", tags=["kernels"])
+
+    @routes.get("")
+    def stored(
+        find: Annotated[str, Query(max_length=200)] = "",
+        after: Annotated[str, Query(max_length=64)] = "",
+        limit: Annotated[int, Query(ge=1, le=200)] = 25,
+    ) -> Artifacts:
+        """Stored kernels whose key begins with, or whose title has, each of the words to find."""
+        words = find.lower().split()
+        found = (one for one in _artifacts(after, fleet) if _has(one, words))
+        kernels = list(islice(found, limit + 1))
+        more = len(kernels) > limit
+        return Artifacts(
+            kernels=tuple(kernels[:limit]), after=kernels[limit - 1].manifest.key if more else None
+        )
+
+    return routes
+
+
+def _artifacts(after: str, fleet: Fleet) -> Iterator[Artifact]:
+    for key in fleet.store.every_key():
+        manifest = fleet.store.known(key) if key > after else None
+        if manifest is None or not manifest.files:
+            continue
+        check = fleet.store.known(check_key(key))
+        yield Artifact(
+            manifest=manifest,
+            title=title(manifest.spec),
+            sizes=fleet.store.sizes(manifest),
+            relative_error=None if check is None else float(check.facts["relative_error"]),
+        )
+
+
+def _has(one: Artifact, words: Sequence[str]) -> bool:
+    said = one.title.lower()
+    return all(word in said or one.manifest.key.startswith(word) for word in words)
 
 
 def kernel_key(spec: KernelSpec, fleet: Fleet) -> str:

@@ -27,7 +27,7 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
 # What an answer other than a success can be, and what it then says.
 ANYWHERE = {
     "422": "the request says something that cannot be",
-    "503": "queue or store do not answer, or this API is going",
+    "503": "queue or store do not answer, too many listen, or this API is about to end",
 }
 WRITING = {
     "401": "writing needs the token",
@@ -55,6 +55,7 @@ SOMEWHERE = {
     ("get", "/v1/runs/{identity}"): {"404": "there is no such run"},
     ("delete", "/v1/runs/{identity}"): {"404": "there is no such run"},
     ("get", "/v1/runs/{identity}/events"): {"404": "there is no such run"},
+    ("get", "/v1/figures/{number}"): {"404": "there is no such figure, or no such records of it"},
     ("get", "/v1/runs/{identity}/figures/{name}"): {"404": "no such file is drawn"},
     **{
         (method, f"/{space}/{{name}}"): said

@@ -9,8 +9,9 @@ from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from services import runs
+from services.api.events import LastEventId, Places
 from services.api.metrics import Asked
-from services.messages import Plan, RunRequest, RunState
+from services.messages import Plan, RunRequest, RunState, digest
 from services.runs import FORMATS, Fleet
 
 POLL_SECONDS = 0.5
@@ -31,7 +32,7 @@ class Drawn(FileResponse):
     media_type = "application/octet-stream"
 
 
-def router(fleet: Fleet, watched: set[str], asked: Asked) -> APIRouter:
+def router(fleet: Fleet, watched: set[str], asked: Asked, places: Places) -> APIRouter:
     """The routes under /v1/runs; ids of runs that somebody follows are added to `watched`."""
     routes = APIRouter(prefix="/v1/runs", tags=["runs"])
 
@@ -72,15 +73,26 @@ def router(fleet: Fleet, watched: set[str], asked: Asked) -> APIRouter:
         runs.cancel(plan, fleet)
         return runs.state(plan, fleet)
 
-    @routes.get("/{identity}/events", response_class=EventSourceResponse)
-    async def events(plan: Found) -> AsyncIterator[ServerSentEvent]:
-        """Where a run stands, each time that it changes, until it is over."""
-        last = None
-        while last is None or not last.finished:
+    @routes.get(
+        "/{identity}/events",
+        response_class=EventSourceResponse,
+        dependencies=[Depends(places.take)],
+    )
+    async def events(
+        plan: Found, last_event_id: LastEventId = ""
+    ) -> AsyncIterator[ServerSentEvent]:
+        """Where a run stands, each time that it changes, until it is over.
+
+        An event's id is of what it says, so whoever sends the last one is not told the same again.
+        """
+        while True:
             now = await asyncio.to_thread(runs.state, plan, fleet)
-            if now != last:
-                yield ServerSentEvent(event="state", data=now.model_dump(mode="json"))
-            last = now
+            said = digest(now.model_dump_json().encode())[:16]
+            if said != last_event_id:
+                yield ServerSentEvent(event="state", id=said, data=now.model_dump(mode="json"))
+            if now.finished:
+                return
+            last_event_id = said
             await asyncio.sleep(POLL_SECONDS)
 
     @routes.get("/{identity}/figures/{name}", response_class=Drawn)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from services.driver.shelf import title
-from services.messages import Manifest
 from services.revision import revision
 from services.settings import Settings, load
 from services.store import Damaged, Folder, Unreachable, bundle, open_store, upkeep
@@ -82,7 +81,7 @@ def listed(folder: Folder, options: argparse.Namespace, _: Settings) -> int:
         if manifest is None:
             continue
         days = (time.time() - folder.path("ac", key).stat().st_mtime) / SPANS["d"]
-        total = sum(sizes(folder, manifest).values())
+        total = sum(folder.sizes(manifest).values())
         kind = title(manifest.spec) if manifest.files else f"check of {title(manifest.spec)}"
         print(f"{key[:SHORT]}  {total:>10}  {days:>6.1f}  {kind}")
     return OK
@@ -159,12 +158,6 @@ def _only(beginning: str, every: list[str]) -> str:
             raise Refused(f"no key begins with {beginning}: see bash enter.sh ls")
         case several:
             raise Refused(f"{len(several)} keys begin with {beginning}: give more digits")
-
-
-def sizes(folder: Folder, manifest: Manifest) -> dict[str, int]:
-    """The bytes of those files of an artifact that are there."""
-    paths = {name: folder.path("cas", found) for name, found in manifest.files.items()}
-    return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
 
 
 def size(text: str) -> int:

@@ -12,10 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 import tilus
+from services.comparison import NONE, Row
 from services.plotter import looks
 from services.plotter.page import ALARM, FAINT, INK, MUTED, Words, page
-from services.plotter.rows import Row
-from services.plotter.tables import NONE
 
 WIDE = 0.9  # a bar
 OURS, THEIRS = 0.58, 0.32  # the parts of it where another's stands beside ours

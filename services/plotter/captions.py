@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from services.plotter.model_rows import ModelRow
-from services.plotter.rows import Row, against
+from services.comparison import ModelRow, Row
+from services.plotter.rows import against
 from services.records import ModelRecord, Record
 from services.reference import Published
 

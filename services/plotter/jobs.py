@@ -6,12 +6,12 @@ from pathlib import Path
 from matplotlib.figure import Figure as Drawn
 from pydantic import JsonValue
 
+from services import comparison
+from services.comparison import ModelRecords, ModelRow, Row
 from services.experiments import FIGURES, MODEL_FIGURES, Picture
 from services.messages import Cell, Drawing, ModelCell
 from services.plotter import bars, captions, latencies, lines, model_rows, rows, spectrum
-from services.plotter.model_rows import ModelRow
 from services.plotter.page import Words, saved, stamp
-from services.plotter.rows import Row
 from services.records import (
     Record,
     load,
@@ -61,7 +61,7 @@ def render(
     published: Published | None = None,
 ) -> list[Path]:
     """Write `figureN` as pdf, png, svg, csv, txt under `out`; same records, same bytes."""
-    table = rows.rows(cells, records, published)
+    table = comparison.rows(cells, records, published)
     made = FIGURES[figure]
     shown = [row for row in table if row.cell.workload.b_dtype not in made.aside]
     found = [row.record for row in table if row.record is not None]
@@ -69,7 +69,7 @@ def render(
         captions.title(figure, made.title, found, recorded),
         captions.summary(table, shown),
         captions.provenance(found, recorded, captions.OPERATORS),
-        captions.reference(published, rows.gpu_of(records)),
+        captions.reference(published, comparison.gpu_of(records)),
     )
     beside = published is not None
     return _write(
@@ -87,14 +87,14 @@ def render(
 def render_models(
     figure: int,
     cells: Sequence[ModelCell],
-    records: model_rows.Records,
+    records: ModelRecords,
     recorded: bool,
     out: Path,
     published: Published | None = None,
 ) -> list[Path]:
     """Write a figure of whole models, likewise."""
     made = MODEL_FIGURES[figure]
-    ours = model_rows.rows(cells, records)
+    ours = comparison.model_rows(cells, records)
     table = model_rows.compared(ours, published, made.every_gpu) if published else ours
     found = [row.record for row in ours if row.record is not None]
     words = Words(

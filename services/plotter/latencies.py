@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import tilus
+from services.comparison import NONE, ModelRow
 from services.plotter import looks
 from services.plotter.bars import filled, hatched
-from services.plotter.model_rows import ModelRow, stage
+from services.plotter.model_rows import stage
 from services.plotter.page import ALARM, INK, MUTED, Words, page
-from services.plotter.tables import NONE
 
 PANEL = {False: 2.35, True: 3.6}  # inches: many models one below the other, or one alone
 WIDE = 0.88  # a bar

@@ -10,11 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import tilus
+from services.comparison import NONE, Row
 from services.experiments import BASELINE
 from services.plotter import looks
 from services.plotter.page import ALARM, INK, Words, page
-from services.plotter.rows import Row
-from services.plotter.tables import NONE
 
 HEIGHT = 7.0
 INSET_FROM = 4096  # rows of activations

@@ -1,60 +1,14 @@
-"""What a figure of whole models says of each cell, on each GPU."""
+"""The rows of whole models in words, on each GPU, with another's numbers beside them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from services.experiments import BASELINE
-from services.messages import ModelCell, ModelWorkload
+from services.comparison import NONE, ModelRow, step
+from services.messages import ModelWorkload
 from services.plotter import tables
-from services.plotter.rows import quotient
-from services.plotter.tables import NONE, Column, number
+from services.plotter.tables import Column, number
 from services.records import ModelRecord, gpu_folder
 from services.reference import Published
-
-Records = Mapping[tuple[str, ModelCell], ModelRecord]
-
-
-@dataclass(frozen=True)
-class ModelRow:
-    """One cell on one GPU: its record, None where nothing was measured.
-
-    `gpu` is the device's name, empty where there is none; `baseline_ms` the latency in f16.
-    """
-
-    gpu: str
-    cell: ModelCell
-    record: ModelRecord | None
-    baseline_ms: float | None = None
-    reference_ms: float | None = None
-
-    @property
-    def status(self) -> str:
-        """The record's status, or n/a."""
-        return self.record.status if self.record else NONE
-
-    @property
-    def latency_ms(self) -> float | None:
-        """The record's latency."""
-        return self.record.latency_ms if self.record else None
-
-    @property
-    def ratio(self) -> float | None:
-        """Our latency over the reference's."""
-        return quotient(self.latency_ms, self.reference_ms)
-
-
-def rows(cells: Sequence[ModelCell], records: Records) -> list[ModelRow]:
-    """A row for each cell on each GPU that has records of any, GPUs by name; else on no GPU."""
-    names = {folder: record.gpu.name for (folder, _), record in records.items()} or {"": ""}
-    table = [
-        ModelRow(name, cell, records.get((folder, cell)))
-        for folder, name in sorted(names.items())
-        for cell in cells
-    ]
-    base = {
-        (row.gpu, _step(row.cell)): row.latency_ms for row in table if row.cell.executor == BASELINE
-    }
-    return [replace(row, baseline_ms=base.get((row.gpu, _step(row.cell)))) for row in table]
 
 
 def compared(table: Sequence[ModelRow], published: Published, every_gpu: bool) -> list[ModelRow]:
@@ -81,11 +35,6 @@ def compared(table: Sequence[ModelRow], published: Published, every_gpu: bool) -
         for folder, name in sorted(names.items())
         for cell in dict.fromkeys(row.cell for row in table)
     ]
-
-
-def _step(cell: ModelCell) -> tuple[str, str, int, int]:
-    work = cell.workload
-    return work.model, work.stage, work.batch, work.tokens
 
 
 def stage(work: ModelWorkload) -> str:
@@ -116,7 +65,7 @@ CSV: dict[str, Says] = {
     "tokens": lambda row: str(row.cell.workload.tokens),
     "status": lambda row: row.status,
     "latency_ms": lambda row: number(row.latency_ms),
-    "speedup": lambda row: number(quotient(row.baseline_ms, row.latency_ms), 4),
+    "speedup": lambda row: number(row.speedup, 4),
     "memory_gb": _of_record(lambda record: number(record.memory_gb, 2)),
     "engine": _of_record(lambda record: record.engine),
     "measured_at": _of_record(lambda record: record.measured_at.isoformat(timespec="seconds")),
@@ -134,7 +83,7 @@ TEXT: tuple[Column[ModelRow], ...] = (
     Column("weight", -8, CSV["b_dtype"]),
     Column("executor", -10, CSV["executor"]),
     Column("ms", 9, lambda row: _latency(row)),
-    Column("over f16", 8, lambda row: _times(quotient(row.baseline_ms, row.latency_ms))),
+    Column("over f16", 8, lambda row: _times(row.speedup)),
 )
 REFERENCE_TEXT: tuple[Column[ModelRow], ...] = (
     Column("ref ms", 9, lambda row: number(row.reference_ms, 2)),
@@ -151,7 +100,7 @@ def as_csv(table: Iterable[ModelRow], published: bool = False) -> str:
 def as_text(table: Sequence[ModelRow], words: Sequence[str], published: bool = False) -> str:
     """The table for reading: a blank line between steps."""
     columns = (*TEXT, *(REFERENCE_TEXT if published else ()), NOTE)
-    return tables.as_text(columns, table, lambda row: (row.gpu, _step(row.cell)), words)
+    return tables.as_text(columns, table, lambda row: (row.gpu, step(row.cell)), words)
 
 
 def _latency(row: ModelRow) -> str:

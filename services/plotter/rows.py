@@ -1,82 +1,13 @@
-"""What a figure says of each cell, as numbers: the same rows are drawn, tabled and exported."""
+"""The rows of products in words: a table for programs, text for people, one against another."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
-from services.experiments import BASELINE, baseline
-from services.messages import Cell
+from services.comparison import NONE, Row, quotient
+from services.experiments import BASELINE
 from services.plotter import tables
-from services.plotter.tables import NONE, Column, number
+from services.plotter.tables import Column, number
 from services.records import Record
-from services.reference import Published
-
-
-@dataclass(frozen=True)
-class Row:
-    """One cell: its record, None where nothing was measured, and its speed over the baseline's.
-
-    `reference_ms` and `reference_speedup` are those of another's numbers, None where it has none.
-    """
-
-    cell: Cell
-    record: Record | None
-    speedup: float | None
-    reference_ms: float | None = None
-    reference_speedup: float | None = None
-
-    @property
-    def status(self) -> str:
-        """The record's status, or n/a."""
-        return self.record.status if self.record else NONE
-
-    @property
-    def latency_ms(self) -> float | None:
-        """The record's latency."""
-        return self.record.latency_ms if self.record else None
-
-    @property
-    def ratio(self) -> float | None:
-        """Our speedup over the reference's, each over the baseline of its own device."""
-        return quotient(self.speedup, self.reference_speedup)
-
-
-def rows(
-    cells: Iterable[Cell], records: Mapping[Cell, Record], published: Published | None = None
-) -> list[Row]:
-    """One row for each cell, in order."""
-    device = None if published is None else published.device(gpu_of(records))
-
-    def reference(cell: Cell) -> float | None:
-        return published.of(device, cell) if published and device else None
-
-    return [
-        Row(
-            cell,
-            records.get(cell),
-            _speedup(cell, records),
-            reference(cell),
-            quotient(reference(baseline(cell)), reference(cell)),
-        )
-        for cell in cells
-    ]
-
-
-def gpu_of(records: Mapping[Cell, Record]) -> str:
-    """The GPU that the records are of; no name where there are none."""
-    return next((record.gpu.name for record in records.values()), "")
-
-
-def quotient(over: float | None, under: float | None) -> float | None:
-    """One by the other, where both are there."""
-    return over / under if over is not None and under else None
-
-
-def _speedup(cell: Cell, records: Mapping[Cell, Record]) -> float | None:
-    this, base = records.get(cell), records.get(baseline(cell))
-    if this is None or base is None:
-        return None
-    return quotient(base.latency_ms, this.latency_ms)
 
 
 def geometric_mean(numbers: Sequence[float]) -> float:

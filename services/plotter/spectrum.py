@@ -10,11 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 import tilus
+from services.comparison import NONE, Row
 from services.experiments import BASELINE
 from services.plotter import looks
 from services.plotter.page import ALARM, FAINT, INK, MUTED, WIDTH, Words, page
-from services.plotter.rows import Row
-from services.plotter.tables import NONE
 
 KINDS = ("uint", "int", "float")
 WIDTHS = tuple(range(8, 0, -1))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-NONE = "n/a"
+from services.comparison import NONE
 
 R = TypeVar("R")
 

@@ -67,6 +67,11 @@ class Folder(Store):
         sealed = self.look("ac", key)
         return None if sealed is None else unseal(sealed)
 
+    def sizes(self, manifest: Manifest) -> dict[str, int]:
+        """The bytes of those files of an artifact that are there."""
+        paths = {name: self.path("cas", found) for name, found in manifest.files.items()}
+        return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
+
     def every_key(self) -> Iterator[str]:
         """Every key that has a manifest, whole or not, in order."""
         return self._names("ac")

@@ -29,6 +29,9 @@ UNFIT_TESTS = (
 )
 STANDING_TESTS = ("tests/services/test_standing.py",)
 CLOCKS, CLOCKS_TESTS = "scripts/lock-gpu-clocks.py", ("tests/test_lock_gpu_clocks.py",)
+FEED, EVENTS = "services/api/feed.py", "services/api/events.py"
+FEED_TESTS = ("tests/services/test_feed.py",)
+SHOWN_TESTS = ("tests/services/test_shown.py",)
 # Puts a manifest before its files.
 FILES_FIRST = """        for name, content in files.items():
             self.set("cas", digests[name], content)
@@ -38,6 +41,12 @@ LAST = """        self.set("ac", stored.key, seal(stored))
 """
 BEHIND = "        self.behind.set(space, name, content)\n"
 HERE = "        self.here.set(space, name, content)\n\n    def get_manifest"
+
+
+def of_page(name: str) -> tuple[str, ...]:
+    """One test of the page, which needs a browser: without one such a row survives."""
+    return (f"tests/services/test_page.py::test_{name}",)
+
 
 # fmt: off
 BUGS = [
@@ -117,7 +126,9 @@ BUGS = [
         "anything is taken", REMOTE_TESTS),
     Bug(ARTIFACTS, "if not token and not _is_here(request):", "if False:",
         "anybody writes", REMOTE_TESTS),
-    Bug(ARTIFACTS, "settings.artifact_limit if is_artifact", "settings.body_limit if is_artifact",
+    Bug(ARTIFACTS, "settings.store_token if _is", "settings.token if _is",
+        "who begins runs writes kernels", REMOTE_TESTS),
+    Bug(ARTIFACTS, "settings.artifact_limit if _is", "settings.body_limit if _is",
         "artifacts are bounded as requests are", REMOTE_TESTS),
     Bug(QUEUE, "isinstance(error, (OSError, MemoryError))", "isinstance(error, MemoryError)",
         "a far end that fails once costs the job", REMOTE_TESTS),
@@ -209,6 +220,68 @@ BUGS = [
         "another clock is locked", CLOCKS_TESTS),
     Bug("tilus/kernels/canary.py", "t.add(t.mul(words, factor), addend)", "t.mul(words, factor)",
         "the canary is not what NumPy says", ("tests/tilus/test_canary.py",)),
+    Bug(FEED, "if event.number > number)", "if event.number >= number)",
+        "who comes back is told the last event again", FEED_TESTS),
+    Bug(FEED, "if event.number > number)", "if event.number > number + 1)",
+        "who comes back misses an event", FEED_TESTS),
+    Bug(FEED, "if known is None or known.data != data:", "if True:",
+        "what did not change is news", FEED_TESTS),
+    Bug(FEED, "rf\"{self._epoch}-(", "rf\".*-(",
+        "the numbers of another process are believed", FEED_TESTS),
+    Bug(FEED, "if time.monotonic() - self._looked < LOOK_SECONDS:", "if False:",
+        "each listener looks for itself", FEED_TESTS),
+    Bug(FEED, "        self._events = events", "        self._events |= events",
+        "what is gone is kept for ever", FEED_TESTS),
+    Bug(EVENTS, "if self.taken >= LISTENERS:", "if False:",
+        "there is no end of listeners", FEED_TESTS),
+    Bug(EVENTS, "            self.taken -= 1", "            pass",
+        "a place that is left stays taken", FEED_TESTS),
+    Bug(EVENTS, "        if state.finished:", "        if True:",
+        "a run is never looked at again", FEED_TESTS),
+    Bug(EVENTS, "        if since == changed:", "        if since:",
+        "a run that is begun again stays over", FEED_TESTS),
+    Bug(EVENTS, ", exclude=UNSAID)", ")",
+        "each event carries a table of other numbers", FEED_TESTS),
+    Bug("services/api/runs.py", "if said != last_event_id:", "if True:",
+        "a run is told twice to who comes back", FEED_TESTS),
+    Bug("services/api/__main__.py", "timeout_graceful_shutdown=LEAVE_SECONDS,", "",
+        "an API waits for its listeners when it is told to stop", FEED_TESTS),
+    Bug("services/api/figures.py", "    if Source(mode=mode, gpu=gpu) not in", "    if None in",
+        "records that are not there are nothing at all", SHOWN_TESTS),
+    Bug("services/api/kernels.py", "if key > after else None", "if key >= after else None",
+        "the next page begins with the last kernel of this one", SHOWN_TESTS),
+    Bug("services/api/kernels.py", "if more else None", "if kernels else None",
+        "a list ends with a page that is empty", SHOWN_TESTS),
+    Bug("services/api/web.py", "    \"require-trusted-types-for\": \"'script'\",\n", "",
+        "a browser takes text for HTML", SHOWN_TESTS),
+    Bug("services/web/api.js", "sessionStorage.setItem(TOKEN, token)",
+        "localStorage.setItem(TOKEN, token)",
+        "the token outlives its tab",
+        of_page("a_change_asks_for_the_token_and_the_tab_alone_keeps_it")),
+    Bug("services/web/api.js", "      forget();\n", "",
+        "a token that was refused is offered to be forgotten",
+        of_page("a_change_asks_for_the_token_and_the_tab_alone_keeps_it")),
+    Bug("services/web/figures.js", "ArrowDown: at + 1", "ArrowDown: at + 2",
+        "arrow keys leave bars out", of_page("a_bar_tells_its_record_to_pointer_and_keys")),
+    Bug("services/web/figures.js", "event.key === \"Escape\" && hideTip()", "event.key",
+        "Escape does not take the words away",
+        of_page("a_bar_tells_its_record_to_pointer_and_keys")),
+    Bug("services/web/figures.js", "(Math.log2(speed) - low)", "(speed - low)",
+        "bars are drawn on another scale than their axis",
+        of_page("bars_are_as_long_as_they_are_fast")),
+    Bug("services/web/results.js", "`'${given}`", "given",
+        "a spreadsheet computes a reason", of_page("results_are_filtered_sorted_and_taken_away")),
+    Bug("services/web/results.js", " * (order.up ? 1 : -1);", ";",
+        "what has no number comes first", of_page("results_are_filtered_sorted_and_taken_away")),
+    Bug("services/web/feed.js", "if (source.readyState !== EventSource.CLOSED) {", "if (true) {",
+        "who gets no place is told that the API is away", of_page("a_page_too_many_is_told")),
+    Bug("services/web/page.css", "--muted: #57616b;", "--muted: #9aa3ab;",
+        "hints are too pale to be read", of_page("every_view_fits_and_can_be_read_by_everybody")),
+    Bug("services/web/page.css", ".scroll { overflow: auto;", ".scroll { overflow: visible;",
+        "a wide table makes the page wide",
+        of_page("every_view_fits_and_can_be_read_by_everybody")),
+    Bug("services/web/runs.js", "    if (rest === before) return;", "    if (before) return;",
+        "failures that come later are not shown", of_page("a_run_is_seen_as_it_goes")),
 ]
 BUGS += [
     Bug(PEER, "sys.path.insert(0, sys.argv[1])", "sys.path.append(sys.argv[1])",

@@ -8,9 +8,11 @@ import sys
 import zlib
 
 import pytest
+from pydantic import SecretStr
 from redis.exceptions import NoPermissionError, RedisError
 
 from services.access import ROLES, users
+from services.api.events import QUEUES, Watch
 from services.driver.compose import make_secrets
 from services.driver.processes import pings, redis_server
 from services.notes import Note
@@ -27,9 +29,11 @@ from services.queue import (
     standings,
     submit,
 )
+from services.runs import Fleet
 from services.settings import ROOT, environment, load
 from services.signing import Forged, Plain, Signed, Unsigned, serializer
 from services.store import Folder
+from services.worker import FleetWorker
 from tests.services.fake import spec
 
 KEY = "the key of this fleet"
@@ -254,5 +258,26 @@ def test_secrets_are_made_once_and_the_servers_file_fits_them(tmp_path):
     make_secrets(folder)
     assert found == {path.name: path.read_text() for path in folder.iterdir()}
     assert found["redis_users"] == users({role: found[f"redis_{role}"] for role in ROLES})
-    assert len(set(found.values())) == len(ROLES) + 2 and found["queue_key"]
+    alone = {"queue_key", "redis_users", "store_token", "token"}
+    assert set(found) == {*alone, *(f"redis_{role}" for role in ROLES)}
+    assert len(set(found.values())) == len(found) and all(found.values())
     assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_the_api_may_look_at_all_that_its_page_shows(house, people, tmp_path):
+    house.submit(spec(n=31))
+    queue = FleetQueue(COMPILE, people["compiler"], Signed(KEY))
+    worker = FleetWorker([queue], connection=people["compiler"], serializer=queue.serializer)
+    worker.register_birth()
+    settings = load().model_copy(
+        update={
+            "state": tmp_path / "state",
+            "redis_url": "redis://somewhere",
+            "queue_key": SecretStr(KEY),
+        }
+    )
+    said = Watch(Fleet(settings, house.store, people["api"], {})).look()[QUEUES]
+    worker.register_death()
+    compiling = next(one for one in said["queues"] if one["name"] == COMPILE)
+    assert said["problem"] is None and compiling["waiting"] >= 1
+    assert [one["batch"] for one in compiling["workers"]] == [None]

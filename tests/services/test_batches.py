@@ -6,11 +6,11 @@ import math
 
 import pytest
 
+from services.comparison import rows
 from services.experiments import BASELINE, FIGURES
 from services.plotter import lines
 from services.plotter.jobs import render
 from services.plotter.page import Words
-from services.plotter.rows import rows
 from tests.services.made_up import batches
 from tests.services.pictures import words
 

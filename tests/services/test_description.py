@@ -59,6 +59,7 @@ def choices(path: str, there: dict[str, str]) -> list[dict[str, str] | None]:
 def test_no_request_finds_an_answer_that_is_not_described(client, fleet, mode):
     there = known(client, fleet)
     api = schemathesis.openapi.from_asgi("/openapi.json", create_app(fleet))
+    api = api.exclude(path="/v1/events")  # its answer never ends: test_feed.py
     operations = [found.ok() for found in api.get_all_operations()]
     asked = {f"{each.method} {each.path}": 0 for each in operations}
     for operation in operations:

@@ -5,11 +5,12 @@ from itertools import combinations, pairwise
 import pytest
 from matplotlib.colors import to_rgb
 
+from services.comparison import model_rows, rows
 from services.experiments import FIGURES, MODEL_FIGURES, OPERATORS
 from services.messages import Reference
-from services.plotter import bars, latencies, lines, looks, model_rows
+from services.plotter import bars, latencies, lines, looks
+from services.plotter.model_rows import compared
 from services.plotter.page import Words
-from services.plotter.rows import rows
 from services.reference import read
 from tests.services.made_up import batches, model_records, operators, table_of
 from tests.services.pictures import collisions
@@ -47,9 +48,9 @@ def test_words_of_figures_of_models_have_room(figure, beside, gpus):
     records = {}
     for gpu in gpus:
         records |= model_records(made.cells, gpu, 50.0)
-    table = model_rows.rows(made.cells, records)
+    table = model_rows(made.cells, records)
     if beside:
-        table = model_rows.compared(table, published(made.cells), made.every_gpu)
+        table = compared(table, published(made.cells), made.every_gpu)
     assert collisions(lambda: latencies.draw(table, words(beside), made.every_gpu)) == []
 
 

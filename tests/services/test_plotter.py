@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
+from services.comparison import rows
 from services.executors import EXECUTORS
 from services.experiments import BASELINE, FIGURES, baseline
 from services.plotter.captions import provenance, summary
 from services.plotter.jobs import render
-from services.plotter.rows import against, as_csv, geometric_mean, rows
+from services.plotter.rows import against, as_csv, geometric_mean
 from services.records import append, newest
 from services.settings import ROOT
 from tests.services.made_up import bad, timed

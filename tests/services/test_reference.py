@@ -5,10 +5,10 @@ import io
 
 import pytest
 
+from services.comparison import rows
 from services.experiments import BASELINE, FIGURES, MODEL_FIGURES, baseline
 from services.messages import Reference, RunRequest
 from services.plotter.jobs import render, render_models
-from services.plotter.rows import rows
 from services.reference import check_reference, from_file, read
 from services.selection import BadRequest
 from tests.services.made_up import batches, model_records, operators, spectrum, table_of

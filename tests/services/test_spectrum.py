@@ -9,10 +9,10 @@ import pytest
 from matplotlib.colors import to_rgb
 
 import tilus
+from services.comparison import rows
 from services.experiments import BASELINE, FIGURES
 from services.plotter import looks, spectrum
 from services.plotter.jobs import render
-from services.plotter.rows import rows
 from tests.services.made_up import spectrum as made_up
 
 CELLS, ASIDE = FIGURES[10].cells, FIGURES[10].aside

@@ -228,6 +228,17 @@ def test_writing_to_our_api_needs_its_token(tmp_path):
         assert remote(end.url, tmp_path).get_manifest(KEY) == stored
 
 
+def test_who_begins_runs_does_not_write_kernels_and_the_other_way_round(tmp_path):
+    tokens = {"token": SecretStr("sesame"), "store_token": SecretStr("poppy")}
+    with api_end(tmp_path / "far", **tokens) as end:
+        with pytest.raises(Unreachable, match="401"):
+            remote(end.url, tmp_path, "sesame").put(manifest(), FILES)
+        assert remote(end.url, tmp_path, "poppy").put(manifest(), FILES).key == KEY
+        for token, status in (("poppy", 401), ("sesame", 422)):
+            bearer = {"Authorization": f"Bearer {token}"}
+            assert httpx.post(f"{end.url}/v1/runs", json={}, headers=bearer).status_code == status
+
+
 def test_without_a_token_only_this_machine_writes(tmp_path, monkeypatch):
     with api_end(tmp_path / "far") as end:
         monkeypatch.setattr("services.api.artifacts._is_here", lambda request: False)

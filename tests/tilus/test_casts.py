@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from tilus import codegen
+from tilus.casts import fast_row, lift_factor, lift_offset
+from tilus.compiler import run_on_host
 from tilus.dtypes import ALL, DType, bf16, boolean, dtype, f16, f32, i32, u8, u32
 from tilus.ir import Global, Integer, Pointer, Program, Var
 from tilus.isa.casting import convert
@@ -115,3 +117,32 @@ def test_every_float16_is_cast_as_others_do(name: str, library: Path) -> None:
 def test_true_is_what_is_not_zero(library: Path) -> None:
     codes, got = cast(library, f16, boolean)
     np.testing.assert_array_equal(got, codes.view(np.float16) != 0)
+
+
+LIFTED = [t for t in SMALL if t.bits <= 8 and (row := fast_row(t, f16)) is not None and row.lift]
+
+
+def lift_program(source: DType) -> Program:
+    """1024 elements of `source`, each code next to all sorts of others, lifted to float16."""
+
+    def kernel(t: Tracer, x: Var, y: Var) -> None:
+        raw = t.load_global(t.view_global(x, u8, (32, 4 * source.bits)), (0, 0),
+                            spatial(32, 1) * local(1, 4 * source.bits))  # fmt: skip
+        lifted = t.lift(t.view(raw, source, spatial(32) * local(32)))
+        t.store_global(t.view_global(y, f16, (1024,)), lifted, (0,))
+
+    pointers = (Pointer("x", u8), Pointer("y", f16))
+    return trace(f"lift_{source.short}", kernel, pointers, lambda *p: (1, 1, 1), 32)
+
+
+@pytest.mark.parametrize("t", LIFTED, ids=str)
+def test_a_lifted_number_is_the_number_but_for_a_factor_and_an_offset(t: DType) -> None:
+    codes = np.random.default_rng(0).permutation(np.arange(1024) % (1 << t.bits)).astype(np.uint8)
+    arguments = {"x": dtype(f"u{t.bits}").pack(codes), "y": np.zeros(1024, np.float16)}
+    run_on_host(lift_program(t), arguments)
+    values = t.values(codes)
+    beyond = np.abs(values) > np.finfo(np.float16).max
+    want = np.where(beyond, np.copysign(np.inf, values), values)
+    with np.errstate(invalid="ignore"):  # NaN may be a signalling one
+        lifted = arguments["y"].astype(np.float64) * lift_factor(t) - lift_offset(t)
+    np.testing.assert_array_equal(lifted, want)

@@ -34,7 +34,7 @@ from tilus.compiler import compile, run_on_host
 from tilus.dtypes import f16, f32, i32, u64
 from tilus.errors import TilusError
 from tilus.interp import interpret
-from tilus.ir import Do, Global, Integer, Program, Shared, Swizzle, Var
+from tilus.ir import Do, Global, Integer, Pointer, Program, Shared, Swizzle, Var
 from tilus.isa import ISA, Inst
 from tilus.jsonform import from_json, to_json
 from tilus.lang import Tracer, trace
@@ -152,11 +152,6 @@ def nested(t: Tracer, outer: Any) -> None:
         pass
 
 
-def counted(t: Tracer, outer: Any) -> None:
-    counters = t.view_global(Var("x"), i32, (1,), (1,))
-    t.atomic_add(counters, (0,), 1)
-
-
 @pytest.mark.parametrize(("first", "count", "body", "says"), [
     (0, 48, lambda t, outer: None, "want whole warps"),
     (32, 64, lambda t, outer: None, "want whole warps"),
@@ -164,7 +159,7 @@ def counted(t: Tracer, outer: Any) -> None:
     (32, 32, lambda t, outer: t.set(outer[1], 4), "which all threads share"),
     (32, 32, lambda t, outer: t.add(outer[0], outer[0]), "uses the registers r0"),
     (32, 32, lambda t, outer: t.leave(), "leaves a loop"),
-    (32, 32, counted, "cannot atomic_add"),
+    (32, 32, lambda t, outer: t.exit(), "cannot exit"),
 ])  # fmt: skip
 def test_what_crosses_the_border_of_a_group_is_refused(
     first: int, count: int, body: Callable[[Tracer, Any], None], says: str
@@ -173,6 +168,27 @@ def test_what_crosses_the_border_of_a_group_is_refused(
     for run in (interpret, run_on_host):
         with pytest.raises(TilusError, match=says):
             run(program, {"x": DATA, "y": DATA})
+
+
+def test_a_group_counts_once() -> None:
+    """Groups of 32 and 64 threads add 1 and 10; each hands out what it found to all its threads."""
+
+    def kernel(t: Tracer, x: Var, y: Var) -> None:
+        counters = t.view_global(x, i32, (2,), (1,))
+        found = t.view_global(y, i32, (96,), (1,))
+        for first, count, added in ((0, 32, 1), (32, 64, 10)):
+            with t.group(first, count):
+                for _ in t.range(0, 3):
+                    was = t.atomic_add(counters, (first // 32,), added)
+                    t.atomic(found, (first,), "max", was)
+
+    program = trace("counts", kernel, [Pointer("x", i32), Pointer("y", i32)],
+                    lambda *p: (1, 1, 1), 96)  # fmt: skip
+    for run in (interpret, run_on_host):
+        x, y = np.zeros(2, np.int32), np.full(96, -1, np.int32)
+        run(program, {"x": x, "y": y})
+        assert x.tolist() == [3, 30]
+        assert (y[0], y[32]) == (2, 20)
 
 
 def test_registers_do_not_leave_a_group() -> None:

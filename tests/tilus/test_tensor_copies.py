@@ -1,5 +1,6 @@
 """Boxes that the copy engine moves: swizzles, maps, and what it cannot move."""
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tilus.codegen import generate, map_numbers
 from tilus.compiler import compile
 from tilus.dtypes import DType, f16, f32, u8, u64
 from tilus.errors import TilusError
-from tilus.ir import Global, Integer, Shared, Swizzle
+from tilus.ir import Global, Integer, Shared, Swizzle, Var
 from tilus.isa import ISA
 from tilus.isa.tensor_copies import tensor_swizzle
 from tilus.runtime import launcher
@@ -57,11 +58,12 @@ def test_a_map_is_made_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (told["box"], int(told["swizzle"])) == ((SIDE, SIDE), 3)
 
 
+ENGINES = ISA["copy_tensor_async"], ISA["store_tensor_async"]
 HALVES = Shared("s0", f16, (2, 16, 64), tensor_swizzle(128, f16))
 
 
 @pytest.mark.parametrize(("src", "dst", "to", "shape", "says"), [
-    (Global("g0", f16, (20, 36), (36, 1), "p0"), HALVES, (0, 0, 0), (16, 64), "stride 36 .* 16"),
+    (Global("g0", f16, (20, 32), (36, 1), "p0"), HALVES, (0, 0, 0), (16, 64), "stride 36 .* 16"),
     (Global("g0", f16, (20, 40), (40, 2), "p0"), HALVES, (0, 0, 0), (16, 64), "2 apart: want 1"),
     (Global("g0", f16, (20, 40), (40, 1), "p0"), HALVES, (0, 4, 0), (8, 64), "1024-byte aligned"),
     (Global("g0", f16, (20, 40), (40, 1), "p0"), HALVES, (0, 0, 0), (16, 32), "rows of 64 bytes"),
@@ -83,3 +85,23 @@ def test_a_box_that_the_engine_cannot_move_is_refused(
         code_of(ISA["copy_tensor_async"](src, dst, at, to, shape, BARRIERS, 0))
     with pytest.raises(TilusError, match=says):
         code_of(ISA["store_tensor_async"](dst, src, to, at, shape))
+
+
+def test_a_box_begins_at_a_whole_part() -> None:
+    """An H200 answers an illegal instruction to one that does not."""
+    wide, n, copy, store = Global("g0", f16, (20, 40), (40, 1), "p0"), Var("n"), *ENGINES
+    for at in (4, 12, n, n * 4):
+        says = f"{re.escape(str(at))}.* multiple of 16 bytes into its last dimension"
+        with pytest.raises(TilusError, match=says):
+            code_of(copy(wide, HALVES, (0, at), (0, 0, 0), (16, 64), BARRIERS, 0))
+        with pytest.raises(TilusError, match=says):
+            code_of(store(HALVES, wide, (0, 0, 0), (0, at), (16, 64)))
+    code_of(copy(wide, HALVES, (3, n * 8), (0, 0, 0), (16, 64), BARRIERS, 0))
+
+
+def test_a_store_wants_a_tensor_that_ends_after_a_whole_part() -> None:
+    """An H200 writes the last 16 bytes of a row as a whole; what it reads it cuts where it ends."""
+    short, copy, store = Global("g0", f16, (20, 37), (40, 1), "p0"), *ENGINES
+    with pytest.raises(TilusError, match="written beyond it"):
+        code_of(store(HALVES, short, (0, 0, 0), (0, 0), (16, 64)))
+    code_of(copy(short, HALVES, (0, 0), (0, 0, 0), (16, 64), BARRIERS, 0))

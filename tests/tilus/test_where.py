@@ -1,6 +1,7 @@
 """An error says which line of the kernel asked, and a statement remembers its line."""
 
 import linecache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,8 +107,7 @@ def test_a_line_of_the_kernel_library_counts() -> None:
     for statement in quantized_matmul.program().body:
         if isinstance(statement, Do):
             file, number, code = statement.where.split(":", 2)
-            assert file == "matmul_block.py"
-            lines = linecache.getlines(matmul_block.__file__)
+            lines = linecache.getlines(str(Path(matmul_block.__file__).with_name(file)))
             assert code.strip() == lines[int(number) - 1].strip()
 
 

@@ -141,10 +141,11 @@ class Box:
         """Where the box begins in the tensor, the last dimension first."""
         size = self.tensor.dtype.bits // 8
         if divisor(self.there[-1], cu.facts) * size % PART:
+            corner = ", ".join(map(str, self.there))
             raise TilusError(
-                f"{name}: the corner {self.there} in {self.tensor.name} is not known to lie a"
-                f" multiple of {PART} bytes into its last dimension, where the engine can begin:"
-                " move whole parts, or use copy_async"
+                f"{name}: the corner ({corner}) in {self.tensor.name} is not known to lie a"
+                f" multiple of {PART} bytes into its last dimension, where the engine can"
+                " begin: move whole parts, or use copy_async"
             )
         return ", ".join(f"(int){cu.expr(i)}" for i in reversed(self.there))
 

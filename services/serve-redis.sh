@@ -4,6 +4,8 @@ set -euo pipefail
 exec redis-server - <<CONFIG
 bind 0.0.0.0
 port 6379
+# Whoever is no user may only ask whether it is there.
+protected-mode no
 dir /data/queue
 appendonly yes
 appendfsync everysec
