@@ -37,6 +37,7 @@ def test_the_files_are_what_compose_accepts():
     assert set(services(*WORKER)) == {"compiler"}
 
 
+@pytest.mark.promise(18)
 @compose
 @pytest.mark.parametrize("files", [GPU, HOSTS, WORKER], ids=" ".join)
 def test_every_container_is_closed(files):
@@ -60,6 +61,7 @@ def test_only_this_machine_reaches_the_fleet_unless_it_is_opened():
     assert {port["host_ip"] for port in published["api"]} == {"127.0.0.1", "192.0.2.1"}
 
 
+@pytest.mark.promise(19)
 @compose
 def test_only_the_api_has_a_network_with_a_way_out():
     networks = config(*GPU)["networks"]

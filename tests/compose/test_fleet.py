@@ -76,6 +76,7 @@ def test_the_first_figure_is_there_in_a_minute(first, client, images):
     assert b"<svg" in drawn.raise_for_status().content
 
 
+@pytest.mark.promise(18)
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_container_has_no_rights(fleet, service):
     for container in fleet.containers(service):
@@ -91,6 +92,7 @@ def test_a_container_has_no_rights(fleet, service):
         assert refused.count("Read-only file system") == 3, refused
 
 
+@pytest.mark.promise(19)
 @netns
 def test_only_the_api_reaches_another_host_or_this_one(fleet):
     with another_host() as (here, there):
@@ -131,6 +133,7 @@ def test_compilers_are_added_while_it_runs(three, client):
     until("three compilers", lambda: client.get("/readyz").json()["compilers"] == 3, 30)
 
 
+@pytest.mark.promise(1)
 def test_what_killed_compilers_had_in_hand_is_done_again_within_20_seconds(three, client):
     run = begin(client, figure=10, dtypes=UINTS)
     # kernels that are being compiled, not those that wait for their turn
@@ -156,6 +159,7 @@ def test_what_killed_compilers_had_in_hand_is_done_again_within_20_seconds(three
         assert client.get(f"/v1/kernels/{key}/cubin").content == built
 
 
+@pytest.mark.promise(2)
 def test_a_killed_queue_loses_nothing(three, client):
     run = begin(client, figure=10, dtypes=INTS)
     until("a beginning", lambda: every(client, run).get("running"))
@@ -174,6 +178,7 @@ def test_a_killed_queue_loses_nothing(three, client):
     assert ended["counts"]["compile"]["done"] >= len(INTS)
 
 
+@pytest.mark.promise(3)
 def test_after_a_power_cut_an_accepted_run_goes_on(three, client):
     run = begin(client, figure=10, dtypes=FLOATS)
     time.sleep(1.1)  # what is accepted is on disk within a second
@@ -187,6 +192,7 @@ def test_after_a_power_cut_an_accepted_run_goes_on(three, client):
     assert sum(finish(client, run)["counts"]["compile"].values()) >= len(FLOATS)
 
 
+@pytest.mark.promise(13)
 def test_a_compiler_that_is_stopped_finishes_what_it_has_in_hand(three, client):
     run = begin(client, figure=10, dtypes=UINTS[:4], arch="sm_80")
     until("work for every compiler", lambda: len(running(client)) == 3)
@@ -202,6 +208,7 @@ def test_a_compiler_that_is_stopped_finishes_what_it_has_in_hand(three, client):
     assert {three.note(identity).tries for identity in at_hand} == {1}
 
 
+@pytest.mark.promise(22)
 def test_a_full_disk_is_told_before_anything_is_lost(images, secrets, tmp_path):
     small = tmp_path / "small.yaml"
     small.write_text(
