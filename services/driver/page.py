@@ -1,5 +1,6 @@
 """A fleet on this machine and the page that shows it, until told to stop."""
 
+import signal
 import sys
 import time
 
@@ -15,6 +16,8 @@ LOOK_SECONDS = 1.0
 
 def main() -> int:
     """Serve; returns the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where whoever began this ignores them
+        signal.signal(number, signal.default_int_handler)
     settings = load()
     settings = settings.model_copy(update={"commit": revision(settings.commit).commit})
     gpu = next((gpu_folder(device.name) for device in devices()), None)

@@ -127,7 +127,8 @@ def test_no_file_of_the_page_names_another_server_or_makes_html_of_text(path):
         assert word not in text, word
 
 
-def test_the_page_has_a_fleet_of_its_own_until_it_is_told_to_stop(fleet):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_page_has_a_fleet_of_its_own_until_it_is_told_to_stop(fleet, number):
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "services.driver.page"],
         cwd=ROOT, env=environment(fleet.settings) | {"PYTHONPATH": str(ROOT), "REDIS_URL": ""},
@@ -138,7 +139,7 @@ def test_the_page_has_a_fleet_of_its_own_until_it_is_told_to_stop(fleet):
             assert said.startswith("the page is at http://127.0.0.1:")
             address = said.split()[4]
             assert "<title>Tilus fleet</title>" in httpx.get(address, trust_env=False).text
-            driver.send_signal(signal.SIGINT)
+            driver.send_signal(number)
             assert driver.wait(20) == 0
         finally:
             driver.kill()

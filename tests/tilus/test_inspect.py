@@ -282,7 +282,7 @@ WRONG = [
     ("dtypes --arch sm_70", "cannot compile for 'sm_70'"),
     ("format e9m9", "no format 'e9m9': there are u1"),
     ("format f16", "has 65536 codes"),
-    ("kernel fast", "no kernel 'fast' in the library: there are quantized_matmul"),
+    ("kernel fast", "no kernel 'fast' in the library: there are canary, quantized_matmul"),
     ("kernel quantized_matmul zeros", "write KEY=VALUE"),
     ("kernel streaming_read depth=3", "unexpected keyword argument 'depth'"),
     ("kernel streaming_read --stage asm", "no stage 'asm': there are ir, cuda, ptx, sass"),
