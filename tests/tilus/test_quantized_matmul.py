@@ -125,6 +125,7 @@ def test_edges_that_no_multiple_promises(m: int, n: int, k: int) -> None:
     {"block_m": 128, "block_n": 64, "block_k": 64, "warps": 2, "stages": 2},
     {"block_m": 8, "block_n": 128, "block_k": 128, "warps": 4, "stages": 3, "warpgroups": True},
     {"block_m": 64, "block_n": 128, "block_k": 64, "warps": 8, "stages": 2, "warpgroups": True},
+    {"block_m": 16, "block_n": 256, "block_k": 128, "warps": 4, "stages": 2, "warpgroups": True},
 ])  # fmt: skip
 def test_any_schedule_computes_the_same(schedule: dict) -> None:
     parameters = {"b_dtype": "u4", "group_size": 128, "zeros": True, **schedule}
