@@ -155,10 +155,11 @@ class CopyTensorAsync(Inst):
     """Start to copy the box of `src` at `at` over the tile of `dst` at `to`, both of `shape`.
 
     Elements outside `src` arrive as zero. The box begins a multiple of 16 bytes into the last
-    dimension. One thread asks the copy engine. All bytes of the box are
-    counted at the barrier, where somebody must `expect` them; nobody may read or write the tile
-    before that phase was waited for. `dst` may be swizzled with `tensor_swizzle`, the box's rows
-    then being as long as that. The extents and strides of `src` follow from parameters.
+    dimension (an H200 answers an illegal instruction to others). One thread asks the copy engine.
+    All bytes of the box are counted at the barrier, where somebody must `expect` them; nobody may
+    read or write the tile before that phase was waited for. `dst` may be swizzled with
+    `tensor_swizzle`, the box's rows then being as long as that. The extents and strides of `src`
+    follow from parameters.
 
     With `peers` the box arrives in these blocks of the cluster instead of this one, in each at the
     same place, and is counted at the same barrier of each.
@@ -240,9 +241,9 @@ class CopyTensorAsync(Inst):
 class StoreTensorAsync(Inst):
     """Start to copy the tile of `src` at `at` over the box of `dst` at `to`, both of `shape`.
 
-    Elements outside `dst` are dropped. Its last dimension has a multiple of 16 bytes, and the box
-    begins at one. One thread asks the copy engine; those who wrote the tile
-    must have come to `fence_async`, and then to `synchronize`, before. The copy joins the open
+    Elements outside `dst` are dropped. Its last dimension has a multiple of 16 bytes, which an H200
+    writes together, and the box begins at one. One thread asks the copy engine; those who wrote the
+    tile must have come to `fence_async`, and then to `synchronize`, before. The copy joins the open
     group of stores: `src` may be overwritten, and `dst` read, after that was committed and waited
     for.
     """

@@ -160,8 +160,8 @@ def products(dot: WarpgroupDot) -> list[tuple[int, int, list[int]]]:
     in_a = fragments("a", dot.a.layout, ATOM_A)
     in_c = fragments("c", dot.c.layout, sums_atom(dot.c.shape[1]))
     found = []
-    for k in range(dot.a.shape[1] // 16):  # sums that do not wait for each other take turns
-        for j, registers in enumerate(in_c.registers):
+    for j, registers in enumerate(in_c.registers):
+        for k in range(dot.a.shape[1] // 16):
             row = in_c.origin[:, j, 0]
             left = matching("a", in_a, row, np.full_like(row, k))
             found.append((16 * k, registers[0], left))
