@@ -85,7 +85,8 @@ class Feed:
         self.ring = self.allocate_ring()
         self.handover = self.allocate_barriers() if self.engine else None
         # with three places or more, those who copy into one have left it a unit ago
-        self.ahead = plan.stages - (2 if self.engine and plan.stages > 2 else 1)
+        self.slack = self.engine and plan.stages > 2
+        self.ahead = plan.stages - 1 - self.slack
         self.copied = work.walk(t, plan.stages)
 
     def begin(self) -> None:
@@ -98,28 +99,27 @@ class Feed:
     def wait_for(self, u: Scalar, unit: Walk) -> None:
         """Until unit `u` is there; start to bring the one that is `ahead` of it."""
         match self.handover:
-            case None:
-                self.t.wait_group(self.ahead - 1)
-                if self.plan.warpgroups:
-                    self.t.fence_async()
-                self.t.synchronize()
-                with self.t.when(u + self.ahead < self.work.end):
-                    self.copy(self.copied)
-            case Handover(arrived, _) if self.ahead == self.plan.stages - 1:
-                self.t.wait_barrier(arrived, unit.place, unit.turn)
-                self.t.synchronize()
-                with self.t.when(u + self.ahead < self.work.end):
-                    self.copy(self.copied)
-            case Handover(arrived, released):
+            case Handover(arrived, released) if self.slack:
                 with self.t.when(u + self.ahead < self.work.end):
                     self.t.wait_barrier(released, self.copied.place, self.copied.turn ^ 1)
                     self.copy(self.copied)
                 self.t.wait_barrier(arrived, unit.place, unit.turn)
+                self.next()
+                return
+            case Handover(arrived, _):
+                self.t.wait_barrier(arrived, unit.place, unit.turn)
+            case None:
+                self.t.wait_group(self.ahead - 1)
+                if self.plan.warpgroups:
+                    self.t.fence_async()
+        self.t.synchronize()
+        with self.t.when(u + self.ahead < self.work.end):
+            self.copy(self.copied)
         self.next()
 
     def release(self, unit: Walk) -> None:
         """Nobody reads the unit's place any more, once all warps have said so."""
-        if self.handover is not None and self.ahead < self.plan.stages - 1:
+        if self.handover is not None and self.slack:
             self.t.arrive(self.handover.released, unit.place)
 
     def next(self) -> None:
