@@ -80,7 +80,7 @@ OPS = {
     "abs":           Op(np.abs,           "magnitude({})",    SIGNED),
     "neg":           Op(np.negative,      "-{}",              SIGNED),
     "relu":          Op(relu,             "relu({})",         SIGNED),
-    "fma":           Op(multiply_add,     "fmaf({}, {}, {})", FLOAT),
+    "fma":           Op(multiply_add,     "fmaf({}, {}, {})", FLOAT, "fma_f16_pair({}, {}, {})"),
     "sqrt":          Op(np.sqrt,          "sqrtf({})",        FLOAT),
     "rsqrt":         Op(lambda a: 1 / np.sqrt(a), "rsqrtf({})", FLOAT, nearly=True),
     "exp":           Op(np.exp,           "expf({})",         FLOAT, nearly=True),

@@ -18,7 +18,7 @@ ROW = 64  # elements in a row of 128 bytes
 ROWS_SWIZZLED = Swizzle(3, 6, 3)  # 16-byte parts of such a row xor the row's number modulo 8
 WARPGROUP = 128  # threads
 PART = Local("part")
-WIDTHS = (8, 16, 32, 64, 128)  # of c
+WIDTHS = (8, 16, 32, 64, 128, 256)  # of c
 NEEDS = ("sm_90a",)
 FUNCTIONS = {f16: "f16", bf16: "bf16"}
 

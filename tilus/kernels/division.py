@@ -1,6 +1,7 @@
 """Dividing the work of a kernel among its blocks, whatever the sizes are.
 
-Work is cut into units: one step along k of one tile of C. A block takes a run of consecutive units.
+Work is cut into units: one step along k of one tile of C. A block first makes whole tiles, by turns
+with the others, then takes a run of consecutive units of the tiles that are left.
 """
 
 from dataclasses import dataclass
@@ -8,6 +9,10 @@ from dataclasses import dataclass
 from tilus.ir import Scalar, Var, equal, maximum, minimum
 from tilus.kernels.schedule import WASTE
 from tilus.lang import Tracer
+
+# Rows of tiles in a band. Blocks that run at the same time work in one band, side by side, so that
+# the rows of A and the columns of the weight which they read together fit into an L2 cache.
+BAND = 16
 
 
 def blocks_for(tiles: int, steps: int, places: int) -> int:
@@ -32,49 +37,110 @@ class Shares:
         return minimum(unit, self.cut) // (self.least + 1) + beyond // maximum(self.least, 1)
 
 
-class Walk:
-    """The way through the units: along k first, then down the rows of C, so that a weight is read
-    again soon. Its variables say where the next unit lies."""
-
-    def __init__(self, t: Tracer, start: Scalar, steps: Scalar, rows: Scalar, ring: int) -> None:
-        self.steps, self.rows, self.ring = steps, rows, ring
-        self.step, self.tile = t.let(start % steps), t.let(start // steps)
-        self.row, self.column = t.let(self.tile % rows), t.let(self.tile // rows)
-        self.place = t.let(0)  # in the ring of shared memory
-        self.turn = t.let(0)  # whether the ring is gone through for an odd time
-
-    def advance(self, t: Tracer) -> None:
-        t.set(self.place, self.place + 1)
-        with t.when(equal(self.place, self.ring)):
-            t.set(self.place, 0)
-            t.set(self.turn, self.turn ^ 1)
-        t.set(self.step, self.step + 1)
-        with t.when(equal(self.step, self.steps)):
-            t.set(self.step, 0)
-            t.set(self.tile, self.tile + 1)
-            t.set(self.row, self.row + 1)
-            with t.when(equal(self.row, self.rows)):
-                t.set(self.row, 0)
-                t.set(self.column, self.column + 1)
-
-
 @dataclass(frozen=True)
 class Work:
-    """What a block has to do: the units from `begin` to `end`, of tiles of so many `steps`."""
+    """What a block has to do, of tiles of so many `steps`, `rows` x `columns` of them.
+
+    First a whole tile in each of so many `turns`: tile block + i * blocks in turn i. The tiles from
+    `shared` on are shared out; of their units the block has those from `begin` to `end`.
+    """
 
     shares: Shares
+    turns: Scalar
+    shared: Scalar
     begin: Var
     end: Var
     steps: Var
     rows: Var
+    columns: Scalar
+    blocks: Scalar
+    units: Var  # how many the block does
 
     @classmethod
-    def of(cls, t: Tracer, steps: Scalar, rows: Scalar, columns: Scalar, blocks: Scalar) -> "Work":
-        """That of the block that runs, of tiles `rows` x `columns`."""
+    def of(
+        cls, t: Tracer, steps: Scalar, rows: Scalar, columns: Scalar, blocks: Scalar, by_turns: bool
+    ) -> "Work":
+        """That of the block that runs. Without `by_turns` all tiles are shared out."""
         along_k, down = t.let(steps), t.let(rows)
-        shares = Shares(t, t.let(along_k * down * columns), blocks)
+        tiles = t.let(down * columns)
+        turns = t.let(maximum(tiles // blocks, 1) - 1) if by_turns else 0
+        shared = t.let(turns * blocks) if by_turns else 0
+        shares = Shares(t, t.let((tiles - shared) * along_k), blocks)
         begin, end = t.let(shares.begin(t.blocks[0])), t.let(shares.begin(t.blocks[0] + 1))
-        return cls(shares, begin, end, along_k, down)
+        units = t.let(turns * along_k + end - begin)
+        return cls(shares, turns, shared, begin, end, along_k, down, columns, blocks, units)
 
-    def walk(self, t: Tracer, stages: int) -> Walk:
-        return Walk(t, self.begin, self.steps, self.rows, stages)
+    @property
+    def tiles(self) -> Scalar:
+        """How many tiles the block does something of."""
+        last = (self.end + self.steps - 1) // self.steps
+        return self.turns + (self.begin < self.end) * (last - self.begin // self.steps)
+
+
+class Cursor:
+    """A place in a ring, and whether the ring is gone through for an odd time."""
+
+    def __init__(self, t: Tracer, size: int) -> None:
+        self.size, self.place, self.turn = size, t.let(0), t.let(0)
+
+    def advance(self, t: Tracer) -> None:
+        t.set(self.place, self.place + 1)
+        with t.when(equal(self.place, self.size)):
+            t.set(self.place, 0)
+            t.set(self.turn, self.turn ^ 1)
+
+
+class Walk:
+    """The way of a block through its tiles: those of its turns, then those that it shares.
+
+    Down the rows of C first, so that a weight is read again soon. Its variables say where the next
+    unit lies.
+    """
+
+    def __init__(self, t: Tracer, work: Work) -> None:
+        self.work, self.by_turns = work, not isinstance(work.turns, int)
+        first, step = work.shared + work.begin // work.steps, work.begin % work.steps
+        self.step, self.tile = t.let(step), t.let(first)
+        if self.by_turns:
+            self.left = t.let(work.turns)
+            with t.when(self.left > 0):
+                t.set(self.step, 0)
+                t.set(self.tile, t.blocks[0])
+        self.row, self.column = t.let(0), t.let(0)
+        self.locate(t)
+
+    def locate(self, t: Tracer) -> None:
+        """Find the tile's row and column."""
+        work, row, column = self.work, self.tile % self.work.rows, self.tile // self.work.rows
+        if self.by_turns:
+            high = t.let(minimum(work.rows, BAND))
+            band = t.let(self.tile // (high * work.columns))
+            within = t.let(self.tile - band * high * work.columns)
+            # beyond the last tile there is no row, and nothing is read
+            here = t.let(maximum(minimum(high, work.rows - band * high), 1))
+            row, column = band * high + within % here, within // here
+        t.set(self.row, row)
+        t.set(self.column, column)
+
+    def next_tile(self, t: Tracer) -> None:
+        t.set(self.step, 0)
+        if not self.by_turns:
+            t.set(self.tile, self.tile + 1)
+            t.set(self.row, self.row + 1)
+            with t.when(equal(self.row, self.work.rows)):
+                t.set(self.row, 0)
+                t.set(self.column, self.column + 1)
+            return
+        more = t.let(self.left > 0)
+        t.set(self.tile, self.tile + 1 + more * (self.work.blocks - 1))
+        t.set(self.left, self.left - more)
+        with t.when(more & equal(self.left, 0)):
+            t.set(self.step, self.work.begin % self.work.steps)
+            t.set(self.tile, self.work.shared + self.work.begin // self.work.steps)
+        self.locate(t)
+
+    def advance(self, t: Tracer) -> None:
+        """To the next unit."""
+        t.set(self.step, self.step + 1)
+        with t.when(equal(self.step, self.work.steps)):
+            self.next_tile(t)

@@ -6,7 +6,7 @@ from tilus.dtypes import u32
 from tilus.ir import Global, Scalar, Shared, Var, ceil_div
 from tilus.isa.warpgroup import ROW, ROWS_SWIZZLED
 from tilus.kernels import weights
-from tilus.kernels.division import Walk, Work
+from tilus.kernels.division import Cursor, Walk, Work
 from tilus.kernels.problem import Problem
 from tilus.kernels.schedule import Schedule
 from tilus.lang import Tracer
@@ -87,43 +87,44 @@ class Feed:
         # with three places or more, those who copy into one have left it a unit ago
         self.slack = self.engine and plan.stages > 2
         self.ahead = plan.stages - 1 - self.slack
-        self.copied = work.walk(t, plan.stages)
+        self.copied, self.at = Walk(t, work), Cursor(t, plan.stages)
 
     def begin(self) -> None:
         """Start to bring the first units."""
         for i in range(self.ahead):
-            with self.t.when(self.work.begin + i < self.work.end):
-                self.copy(self.copied)
+            with self.t.when(i < self.work.units):
+                self.copy(self.copied, self.at.place)
             self.next()
 
-    def wait_for(self, u: Scalar, unit: Walk) -> None:
+    def wait_for(self, u: Scalar, at: Cursor) -> None:
         """Until unit `u` is there; start to bring the one that is `ahead` of it."""
         match self.handover:
             case Handover(arrived, released) if self.slack:
-                with self.t.when(u + self.ahead < self.work.end):
-                    self.t.wait_barrier(released, self.copied.place, self.copied.turn ^ 1)
-                    self.copy(self.copied)
-                self.t.wait_barrier(arrived, unit.place, unit.turn)
+                with self.t.when(u + self.ahead < self.work.units):
+                    self.t.wait_barrier(released, self.at.place, self.at.turn ^ 1)
+                    self.copy(self.copied, self.at.place)
+                self.t.wait_barrier(arrived, at.place, at.turn)
                 self.next()
                 return
             case Handover(arrived, _):
-                self.t.wait_barrier(arrived, unit.place, unit.turn)
+                self.t.wait_barrier(arrived, at.place, at.turn)
             case None:
                 self.t.wait_group(self.ahead - 1)
                 if self.plan.warpgroups:
                     self.t.fence_async()
         self.t.synchronize()
-        with self.t.when(u + self.ahead < self.work.end):
-            self.copy(self.copied)
+        with self.t.when(u + self.ahead < self.work.units):
+            self.copy(self.copied, self.at.place)
         self.next()
 
-    def release(self, unit: Walk) -> None:
-        """Nobody reads the unit's place any more, once all warps have said so."""
+    def release(self, place: Scalar) -> None:
+        """Nobody reads the unit in this place any more, once all warps have said so."""
         if self.handover is not None and self.slack:
-            self.t.arrive(self.handover.released, unit.place)
+            self.t.arrive(self.handover.released, place)
 
     def next(self) -> None:
         self.copied.advance(self.t)
+        self.at.advance(self.t)
         if not self.engine:
             self.t.commit_group()
 
@@ -161,12 +162,12 @@ class Feed:
         self.t.init_barriers(made.released, self.plan.warps * self.plan.teams)
         return made
 
-    def copy(self, unit: Walk) -> None:
-        """Start to bring one unit's operands into its place of the ring."""
+    def copy(self, unit: Walk, place: Scalar) -> None:
+        """Start to bring one unit's operands into a place of the ring."""
         if self.handover is not None:
-            self.copy_by_engine(unit, self.handover.arrived)
+            self.copy_by_engine(unit, place, self.handover.arrived)
             return
-        plan, sources, ring, place = self.plan, self.sources, self.ring, unit.place
+        plan, sources, ring = self.plan, self.sources, self.ring
         k_start = unit.step * plan.block_k
         along_k, along_n = (0,) * self.mask.k, (1,) * self.mask.n
         tiles, words = ring.words.shape[1:]
@@ -179,15 +180,15 @@ class Feed:
                 sources.a, ring.a, (unit.row * plan.block_m, k_start + row * ROW),
                 (place, row, 0, 0), (plan.block_m, ROW), check=(0, 1) if self.mask.k else (0,),
             )  # fmt: skip
-        for source, target, at, to in self.group_rows(unit):
+        for source, target, at, to in self.group_rows(unit, place):
             self.t.copy_async(source, target, at, to, (1, plan.block_n), check=along_k + along_n)
 
-    def copy_by_engine(self, unit: Walk, arrived: Shared) -> None:
+    def copy_by_engine(self, unit: Walk, place: Scalar, arrived: Shared) -> None:
         """The same by the copy engine."""
-        plan, sources, ring, place = self.plan, self.sources, self.ring, unit.place
+        plan, sources, ring = self.plan, self.sources, self.ring
         tiles, words = ring.words.shape[1:]
         rows = plan.block_k // ROW
-        per_group = self.group_rows(unit)
+        per_group = self.group_rows(unit, place)
         halves = plan.block_m * plan.block_k + len(per_group) * plan.block_n
         self.t.expect(arrived, place, tiles * words * 4 + halves * 2)
         self.t.copy_bulk(
@@ -201,12 +202,12 @@ class Feed:
         for source, target, at, to in per_group:
             self.t.copy_bulk(source, target, at, to, (1, plan.block_n), arrived, place)
 
-    def group_rows(self, unit: Walk) -> list[GroupRow]:
+    def group_rows(self, unit: Walk, place: Scalar) -> list[GroupRow]:
         """Where the scales and zeros of each fold of a unit come from and go to."""
         column = unit.column * self.plan.block_n
         pairs = ((self.sources.scales, self.ring.scales), (self.sources.zeros, self.ring.zeros))
         return [
-            (source, target, (first // self.problem.group_size, column), (unit.place, j, 0))
+            (source, target, (first // self.problem.group_size, column), (place, j, 0))
             for source, target in pairs
             if source is not None and target is not None
             for j in range(self.plan.block_k // self.fold)

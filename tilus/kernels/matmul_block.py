@@ -13,16 +13,29 @@ from math import gcd
 
 from tilus.casts import lift_factor, lift_offset
 from tilus.dtypes import f16, f32, i32, u32
-from tilus.ir import Global, Integer, Pointer, Register, Scalar, Shared, Var, ceil_div, equal
+from tilus.ir import (
+    Global,
+    Integer,
+    Pointer,
+    Register,
+    Scalar,
+    Shared,
+    Var,
+    ceil_div,
+    equal,
+    minimum,
+)
 from tilus.isa.matrices import MATRIX
 from tilus.isa.warpgroup import ROW, sums_atom
 from tilus.kernels import weights
-from tilus.kernels.division import Walk, Work
+from tilus.kernels.division import Cursor, Walk, Work
 from tilus.kernels.feed import STEP, Feed, Ring
 from tilus.kernels.problem import Problem
 from tilus.kernels.schedule import Schedule
 from tilus.lang import Tracer
 from tilus.layout import Layout, local, reduce, replicate, spatial, stack, transpose
+
+NARROW = 16  # rows of tiles so low that there is one row of them
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,10 @@ class Sums:
 
     products: list[Register]
     rows: Register | None
+
+    @property
+    def all(self) -> list[Register]:
+        return [*self.products, *([] if self.rows is None else [self.rows])]
 
 
 @dataclass(frozen=True)
@@ -51,17 +68,25 @@ class Kernel:
     def __init__(self, problem: Problem, plan: Schedule) -> None:
         self.problem, self.plan = problem, plan
         self.grouped = problem.group_size != -1
+        # bfloat16 has too few bits to round a weight twice
+        self.scales_weights = plan.weights_scaled and self.grouped and problem.a_dtype == f16
+        self.folds = self.grouped and not self.scales_weights
         self.depth_of_team = plan.block_k // plan.teams
         # a scale holds for the steps of k between two folds of the partial sum
         self.fold = gcd(problem.group_size, self.depth_of_team) if self.grouped else STEP
         self.depth = min(self.fold, STEP)  # how deep the slices are that are multiplied
-        self.chunk = max(self.fold, STEP)
-        self.lifts = problem.a_dtype == f16 and weights.lifts(problem.b_dtype)
+        # so deep are the products that are done together
+        self.part = self.fold if self.folds else STEP
+        self.chunk = max(self.part, STEP)
+        self.lifts = (
+            problem.a_dtype == f16 and not plan.weights_scaled and weights.lifts(problem.b_dtype)
+        )
         self.factor = lift_factor(problem.b_dtype) if self.lifts else 1.0
         self.offset = lift_offset(problem.b_dtype) if self.lifts else 0.0
         self.columns = weights.TILE_N * plan.warps  # of a panel: a stored tile for each warp
         self.panels = plan.block_n // self.columns
         self.threads = 32 * plan.warps * plan.teams
+        self.overlaps = plan.warpgroups and not self.folds
         # so many parts are multiplied while the next one's weights are lifted
         self.pending = 2 if plan.block_m <= 16 else 1
 
@@ -112,32 +137,50 @@ class Kernel:
         p = {q.name: v for q, v in zip(self.parameters(), parameters, strict=True)}
         plan, m, n, k = self.plan, p["m"], p["n"], p["k"]
         sizes = (ceil_div(k, plan.block_k), ceil_div(m, plan.block_m), ceil_div(n, plan.block_n))
-        work = Work.of(t, *sizes, p["blocks"])
+        work = Work.of(t, *sizes, p["blocks"], plan.block_m > NARROW)
         feed = Feed(t, self.problem, plan, self.fold, p, work)
         ring, scratch = feed.ring.by_team(t, plan.teams), self.allocate_scratch(t)
         sums = self.no_sums(t)
+        done, at, unit = Walk(t, work), Cursor(t, plan.stages), t.let(0)
         feed.begin()
-        done = work.walk(t, plan.stages)
-        for u in t.range(work.begin, work.end):
-            feed.wait_for(u, done)
-            self.multiply(t, ring, done.place, sums)
-            feed.release(done)
-            with t.when(equal(done.step, work.steps - 1) | equal(u, work.end - 1)):
-                self.end_tile(t, p, feed, scratch, work, done, sums)
-            done.advance(t)
+        # weights of the next step are lifted while those of one are still multiplied
+        following = self.no_weights(t) if feed.slack and self.overlaps else None
+
+        def turn_to_unit() -> None:
+            with t.when(unit < work.units):
+                feed.wait_for(unit, at)
+                if following is not None:
+                    t.assign(following, self.numbers_at(t, ring, at.place, (0, 0)))
+
+        def turn_to_next() -> None:
+            t.set(unit, unit + 1)
+            at.advance(t)
+            turn_to_unit()
+
+        turn_to_unit()
+        for _ in t.range(0, work.tiles):
+            depth = t.let(minimum(work.steps - done.step, work.units - unit))
+            for _ in t.range(0, depth):
+                place = t.let(at.place)
+                self.multiply(t, ring, place, sums, following, turn_to_next)
+                feed.release(place)
+                if following is None:
+                    turn_to_next()
+            self.end_tile(t, p, feed, scratch, work, done, equal(depth, work.steps), sums)
+            done.next_tile(t)
 
     def end_tile(
         self, t: Tracer, p: dict[str, Var], feed: Feed, scratch: Shared | None, work: Work,
-        done: Walk, sums: Sums,
+        done: Walk, whole: Scalar, sums: Sums,
     ) -> None:  # fmt: skip
-        """Hand over what was summed of a tile, and begin another."""
+        """Hand over what was summed of a tile, the `whole` of it or a part, and begin another."""
         rows = None if sums.rows is None else self.joined(t, scratch, sums.rows)
         products = [self.joined(t, scratch, part) for part in sums.products]
         if not self.grouped:
             self.correct(t, feed, done, Sums(products, rows))
-        with t.when(self.gather(t, p, done, work, products)):
+        with t.when(self.gather(t, p, done, work, whole, products)):
             self.finish(t, p, feed, done, products)
-        for part in (*sums.products, *([] if sums.rows is None else [sums.rows])):
+        for part in sums.all:
             t.assign(part, self.nothing(t))
 
     def allocate_scratch(self, t: Tracer) -> Shared | None:
@@ -147,46 +190,57 @@ class Kernel:
         scratch: Shared = t.allocate_shared(f32, (self.plan.teams, *self.raw_panel().shape))
         return scratch
 
-    def multiply(self, t: Tracer, ring: Ring, place: Scalar, sums: Sums) -> None:
-        """Add the product of one step to `sums`, in chunks of whole tiles and whole folds."""
-        for chunk in t.range(0, self.depth_of_team // self.chunk, unroll=0):
-            self.multiply_chunk(t, ring, place, chunk, sums)
-        self.wait(t, 0, *sums.products, *([] if sums.rows is None else [sums.rows]))
+    def multiply(
+        self, t: Tracer, ring: Ring, place: Scalar, sums: Sums, first: Register | None,
+        turn_to_next: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """Add the product of one step to `sums`, in chunks of whole tiles and whole folds.
+
+        The tensor cores work on one part while the next one's weights are lifted, and on the last
+        while those of the next step are, if its `first` ones came that way.
+        """
+        tiles = self.stored_tiles(t, ring, place, first)
+        begun: deque[Callable[[int], None]] = deque()
+        for chunk in range(self.depth_of_team // self.chunk):
+            self.multiply_chunk(t, ring, place, chunk, tiles, begun, sums)
+        if first is not None:
+            turn_to_next()
+        while begun:
+            finish = begun.popleft()
+            finish(len(begun))
+        self.wait(t, 0, *sums.all)
 
     def multiply_chunk(
-        self, t: Tracer, ring: Ring, place: Scalar, chunk: Scalar, sums: Sums
-    ) -> None:
-        """A panel of columns at a time, and of it a fold.
+        self, t: Tracer, ring: Ring, place: Scalar, chunk: int, tiles: Iterator[Register],
+        begun: deque[Callable[[int], None]], sums: Sums,
+    ) -> None:  # fmt: skip
+        """A panel of columns at a time, and of it a part that is committed.
 
         A group's part of the result is scale * (A @ Q - zero * (the sums of A's rows)), so scales
         and zeros meet the sums, in float32, and not every weight. So does what lifting leaves out.
-        The tensor cores work on one part while the next one's weights are lifted.
         """
-        first_tile, first_fold = chunk * (self.chunk // STEP), chunk * (self.chunk // self.fold)
-        held = self.stored_tiles(t, ring, place, first_tile)
-        a = self.loaded(t, ring, place, first_tile)
-        rows = [self.row_sums(t, a, start, sums) for start in range(0, self.chunk, self.fold)]
-        begun: deque[Callable[[int], None]] = deque()
+        a = self.loaded(t, ring, place, chunk * (self.chunk // STEP))
+        rows = [self.row_sums(t, a, start, sums) for start in range(0, self.chunk, self.part)]
         for panel, products in enumerate(sums.products):
             for start in range(0, self.chunk, self.depth):
                 if start % STEP == 0:
-                    tile = next(held)
-                if start % self.fold == 0:
-                    part = self.nothing(t) if self.grouped else products
-                self.multiply_slice(t, self.slice_of(t, tile, start), a, start, part)
-                if (start + self.depth) % self.fold == 0:
-                    self.commit(t)
-                    if len(begun) == self.pending:
-                        begun.popleft()(self.pending)
-                    j = start // self.fold
-                    begun.append(
-                        self.folding(t, ring, place, first_fold + j, panel, part, rows[j], sums)
-                    )
-        while begun and self.grouped:
-            finish = begun.popleft()
-            finish(len(begun))
+                    tile = next(tiles)
+                if start % self.part == 0:
+                    part = self.nothing(t) if self.folds else products
+                fold = (chunk * self.chunk + start) // self.fold
+                b = self.slice_of(t, tile, start % STEP)
+                if self.scales_weights:
+                    b = self.scaled(t, ring, place, fold, panel, b)
+                self.multiply_slice(t, b, a, start, part)
+                if (start + self.depth) % self.part:
+                    continue
+                self.commit(t)
+                if len(begun) == self.pending:
+                    begun.popleft()(self.pending)
+                row_sums = rows[start // self.part]
+                begun.append(self.folding(t, ring, place, fold, panel, part, row_sums, sums))
 
-    def loaded(self, t: Tracer, ring: Ring, place: Scalar, first_tile: Scalar) -> Activations:
+    def loaded(self, t: Tracer, ring: Ring, place: Scalar, first_tile: int) -> Activations:
         """A's columns of a chunk: where single warps multiply, in registers."""
         if self.plan.warpgroups:
             return Activations(ring.a, place, first_tile, [])
@@ -201,16 +255,17 @@ class Kernel:
         rows: Register | None, sums: Sums,
     ) -> Callable[[int], None]:  # fmt: skip
         """What to do with a part when at most so many later ones are still being multiplied."""
+        if not self.folds:
+            return lambda pending: self.wait(t, pending)
+        assert ring.scales is not None
+        scales = ring.scales
 
         def finish(pending: int) -> None:
-            if ring.scales is None:
-                self.wait(t, pending)
-                return
             self.wait(t, pending, part, *([] if rows is None else [rows]))
             zero = None
             if ring.zeros is not None:
                 zero = self.per_column(t, ring.zeros, place, fold, panel)
-            scale = self.factored(t, self.per_column(t, ring.scales, place, fold, panel))
+            scale = self.factored(t, self.per_column(t, scales, place, fold, panel))
             products = sums.products[panel]
             t.assign(products, t.fma(self.corrected(t, part, rows, zero), scale, products))
 
@@ -228,11 +283,12 @@ class Kernel:
         """
         if sums.rows is None:
             return None
-        rows = self.nothing(t) if self.grouped else sums.rows
+        rows = self.nothing(t) if self.folds else sums.rows
         panel = transpose(self.over_parts(weights.fragment_layout()))
         ones = t.allocate_register(self.problem.a_dtype, panel, 1 / self.factor)
-        for at in range(start, start + self.fold, self.depth):
-            self.multiply_slice(t, self.slice_of(t, ones, at), a, at, rows)
+        for at in range(start, start + self.part, self.depth):
+            b = self.slice_of(t, ones, at % STEP)
+            self.multiply_slice(t, b, a, at, rows)
         return rows
 
     def multiply_slice(
@@ -257,24 +313,34 @@ class Kernel:
         """The part of a tile [columns, 64] that is multiplied at `start`."""
         if self.depth == STEP:
             return tile
-        part: Register = t.slice(tile, 1, start % STEP, self.depth)
+        part: Register = t.slice(tile, 1, start, self.depth)
         return part
 
     def stored_tiles(
-        self, t: Tracer, ring: Ring, place: Scalar, first: Scalar
+        self, t: Tracer, ring: Ring, place: Scalar, first: Register | None
     ) -> Iterator[Register]:
-        """The panels of a chunk, transposed, in A's type; the words of each are read one ahead."""
-        tiles = range(self.chunk // STEP)
-        order = [(first + tile, panel) for panel in range(self.panels) for tile in tiles]
-        ahead = self.words_of(t, ring, place, *order[0])
-        for following in [*order[1:], None]:
-            words = ahead
+        """The tiles of a step, transposed, in A's type; the words of each are read one ahead."""
+        depth = self.chunk // STEP
+        order = [
+            (chunk * depth + tile, panel)
+            for chunk in range(self.depth_of_team // self.chunk)
+            for panel in range(self.panels)
+            for tile in range(depth)
+        ]
+        if first is None:
+            ahead = self.words_of(t, ring, place, order[0])
+        for i, following in enumerate([*order[1:], None]):
+            words = ahead if first is None or i else None
             if following is not None:
-                ahead = self.words_of(t, ring, place, *following)
-            yield self.numbers_of(t, words)
+                ahead = self.words_of(t, ring, place, following)
+            yield first if words is None else self.numbers_of(t, words)
 
-    def words_of(self, t: Tracer, ring: Ring, place: Scalar, tile: Scalar, panel: int) -> Register:
-        of = self.problem.b_dtype
+    def numbers_at(self, t: Tracer, ring: Ring, place: Scalar, tile: tuple[int, int]) -> Register:
+        return self.numbers_of(t, self.words_of(t, ring, place, tile))
+
+    def words_of(self, t: Tracer, ring: Ring, place: Scalar, at: tuple[int, int]) -> Register:
+        """Those of tile (along k, panel) of a step."""
+        of, (tile, panel) = self.problem.b_dtype, at
         across = panel * self.plan.warps * weights.tile_words(of)
         words: Register = t.load_shared(
             ring.words,
@@ -335,10 +401,30 @@ class Kernel:
     ) -> Register:
         """A number for each column of a panel and each team, from the ring, in float32:
         [teams * columns, 1]."""
+        return t.cast(self.held_per_column(t, held, place, fold, panel), f32)
+
+    def held_per_column(
+        self, t: Tracer, held: Shared, place: Scalar, fold: Scalar, panel: int
+    ) -> Register:
+        """The same as it is stored."""
         across = stack(self.plan.teams, transpose(reduce(self.panel(), (1,))))
-        numbers = t.cast(t.load_shared(held, (place, 0, fold, panel * self.columns), across), f32)
-        column: Register = t.view(numbers, f32, reduce(self.parts(), (1,)))
+        numbers = t.load_shared(held, (place, 0, fold, panel * self.columns), across)
+        column: Register = t.view(numbers, numbers.dtype, reduce(self.parts(), (1,)))
         return column
+
+    def scaled(
+        self, t: Tracer, ring: Ring, place: Scalar, fold: Scalar, panel: int, values: Register
+    ) -> Register:
+        """(values - zero) * scale, in A's type: the weights themselves."""
+        assert ring.scales is not None
+        scale = self.held_per_column(t, ring.scales, place, fold, panel)
+        weights: Register
+        if ring.zeros is None:
+            weights = t.mul(values, scale)
+            return weights
+        zero = self.held_per_column(t, ring.zeros, place, fold, panel)
+        weights = t.fma(values, scale, t.neg(t.mul(zero, scale)))
+        return weights
 
     def from_memory(
         self, t: Tracer, feed: Feed, source: Global, unit: Walk, panel: int
@@ -355,27 +441,35 @@ class Kernel:
         zeros: Register = t.allocate_register(f32, self.parts())
         return zeros
 
+    def no_weights(self, t: Tracer) -> Register:
+        """A tile for each warp, to be filled."""
+        of, panel = self.problem.a_dtype, transpose(self.over_parts(weights.fragment_layout()))
+        tile: Register = t.allocate_register(of, panel)
+        return tile
+
     def no_sums(self, t: Tracer) -> Sums:
-        rows = self.nothing(t) if self.problem.zeros or self.offset else None
+        needed = self.offset or (self.problem.zeros and not self.scales_weights)
+        rows = self.nothing(t) if needed else None
         return Sums([self.nothing(t) for _ in range(self.panels)], rows)
 
     def gather(
-        self, t: Tracer, p: dict[str, Var], unit: Walk, work: Work, sums: list[Register]
-    ) -> Var:
+        self, t: Tracer, p: dict[str, Var], unit: Walk, work: Work, whole: Scalar,
+        sums: list[Register],
+    ) -> Var:  # fmt: skip
         """1 if `sums` is now all of the tile: the block did all of it, or is the last to arrive.
 
         Block b leaves what it has of the tile in which it begins in slot 2b of the workspace, of a
         later one in slot 2b + 1.
         """
-        begin, end, shares = work.begin, work.end, work.shares
+        shares = work.shares
         panel_size = self.columns * self.plan.block_m
         tile_size = panel_size * self.panels
         slots = t.view_global(p["workspace"], f32, (p["blocks"] * 2, tile_size), (tile_size, 1))
-        first = t.let(unit.tile * unit.steps)
-        stop = first + unit.steps
-        done = t.let((begin <= first) & (stop <= end))
+        first = t.let((unit.tile - work.shared) * work.steps)
+        stop = first + work.steps
+        done = t.let(whole)
         with t.when(equal(done, 0)):
-            mine = t.blocks[0] * 2 + (begin <= first)
+            mine = t.blocks[0] * 2 + (work.begin <= first)
             for panel, part in enumerate(sums):
                 raw = t.view(part, f32, self.raw_sums())
                 t.store_global(slots, raw, (mine, panel * panel_size), check=())

@@ -21,6 +21,8 @@ class Schedule:
     steps of copies; `blocks_per_sm` blocks share a multiprocessor. `warps` warps stand side by side
     along n; four of them multiply together where there are `warpgroups`. So many `teams` of them
     share a step along k, and add up at the end of a tile. The copy `engine` brings what is whole.
+    Scales and zeros of groups meet the sums; where `weights_scaled` they meet each weight, which is
+    rounded once more and then waits for nothing.
     """
 
     block_m: int = 16
@@ -32,9 +34,10 @@ class Schedule:
     warpgroups: bool = False
     teams: int = 1
     engine: bool = False
+    weights_scaled: bool = False
 
 
-HEIGHTS = (8, 16, 32, 64, 128)
+HEIGHTS = (8, 16, 32, 64, 128, 256)
 WASTE = 0.05  # of the places for blocks; leaving so many idle costs less than sharing tiles
 
 

@@ -172,6 +172,8 @@ template <int N> inline uint32_t round_to_signed(float value) {
 inline uint32_t add_f16_pair(uint32_t a, uint32_t b) F16_PAIR(x + y)
 inline uint32_t sub_f16_pair(uint32_t a, uint32_t b) F16_PAIR(x - y)
 inline uint32_t mul_f16_pair(uint32_t a, uint32_t b) F16_PAIR(x * y)
+inline uint32_t fma_f16_pair(uint32_t a, uint32_t b, uint32_t c)
+    F16_PAIR(fmaf(x, y, f16_to_f32((uint16_t)(c >> half))))
 // a double holds the product and, for the operands of a cast, the sum exactly: one rounding
 inline uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t d = 0;
