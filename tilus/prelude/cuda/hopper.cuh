@@ -130,3 +130,30 @@ FUNCTION void arrive_peer(char* barrier, uint32_t rank) {
         "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n\t}" ::
         "r"(shared_address(barrier)), "r"(rank) : "memory");
 }
+
+// 9.7.14.5.16 stmatrix
+template <int COUNT> FUNCTION void store_matrix(char* row, const uint32_t* words) {
+  const uint32_t to = shared_address(row);
+  if constexpr (COUNT == 4)
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::
+                 "r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+  if constexpr (COUNT == 2)
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::
+                 "r"(to), "r"(words[0]), "r"(words[1]) : "memory");
+  if constexpr (COUNT == 1)
+    asm volatile("stmatrix.sync.aligned.m8n8.x1.shared.b16 [%0], {%1};" ::
+                 "r"(to), "r"(words[0]) : "memory");
+}
+
+template <int COUNT> FUNCTION void store_matrix_transposed(char* row, const uint32_t* words) {
+  const uint32_t to = shared_address(row);
+  if constexpr (COUNT == 4)
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::
+                 "r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+  if constexpr (COUNT == 2)
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::
+                 "r"(to), "r"(words[0]), "r"(words[1]) : "memory");
+  if constexpr (COUNT == 1)
+    asm volatile("stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::
+                 "r"(to), "r"(words[0]) : "memory");
+}

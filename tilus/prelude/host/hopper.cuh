@@ -161,3 +161,26 @@ template <int PENDING> inline void wait_stores() {
   Fiber& me = block.fibers[block.running];
   perform_before(me.stores, me.store_group - PENDING);
 }
+
+// As load_matrix: lane 8j + i gives the address of row i of matrix j; lane l holds elements
+// 2(l % 4), 2(l % 4) + 1 of row l / 4 of each, or of column l / 4.
+template <int COUNT> inline void store_matrix(char* row, const uint32_t* words, HERE) {
+  const int lane = block.running % WARP;
+  const uint64_t mine = (uint64_t)row;
+  auto mail = exchange(&mine, 1);
+  for (int j = 0; j < COUNT; j++) {
+    char* const to = (char*)mail[8 * j + lane / 4][0] + lane % 4 * 4;
+    if (touch(to, 4, WRITES, line)) memcpy(to, words + j, 4);
+  }
+}
+
+template <int COUNT> inline void store_matrix_transposed(char* row, const uint32_t* words, HERE) {
+  const int lane = block.running % WARP;
+  const uint64_t mine = (uint64_t)row;
+  auto mail = exchange(&mine, 1);
+  for (int j = 0; j < COUNT; j++)
+    for (int i = 0; i < 2; i++) {
+      char* const to = (char*)mail[8 * j + lane % 4 * 2 + i][0] + lane / 4 * 2;
+      if (touch(to, 2, WRITES, line)) memcpy(to, (const char*)(words + j) + 2 * i, 2);
+    }
+}
