@@ -114,6 +114,7 @@ FAST = (
     ),
     FastCast(is_small_integer, f16, "integers_to_f16", shifted_pair, "lift_integers", lifted_pair),
     FastCast(fits_in_f16, f16, "floats_to_f16", pair, "lift_floats", pair),
+    FastCast(one_of((5, 1)), f16, "floats_bounded_to_f16", pair, needs=("sm_86",)),
     FastCast(is_small_float, f16, "floats_through_bf16", pair),
     FastCast(is_integer_below_byte, bf16, "integers_to_bf16", shifted_pair),
     FastCast(is_small_integer, bf16, "bytes_to_bf16", pair),

@@ -91,6 +91,7 @@ def build(spec: KernelSpec) -> Built:
             "shared_bytes": compiled.shared_bytes,
             "registers": resources.registers,
             "spill_bytes": resources.spill_bytes,
+            "serialized": resources.serialized,
         },
         versions=tilus.compiler_versions(),
     )

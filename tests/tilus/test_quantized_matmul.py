@@ -132,6 +132,57 @@ def test_any_schedule_computes_the_same(schedule: dict) -> None:
     assert error_of(parameters, 40, 128, 512, blocks=3) < TOLERANCE
 
 
+WARPS, TALL = {**SMALL, "block_m": 32}, {**GROUPS, "block_m": 32}
+
+
+@pytest.mark.parametrize(
+    "schedule", [WARPS, TALL, {**TALL, "block_n": 128, "weights_scaled": True}]
+)
+@pytest.mark.parametrize(("m", "n", "k", "blocks"), [
+    (600, 128, 256, 3), (600, 64, 256, 9), (200, 192, 512, 4), (40, 192, 512, 2),
+])  # fmt: skip
+def test_whole_tiles_by_turns_and_then_shares(
+    schedule: dict, m: int, n: int, k: int, blocks: int
+) -> None:
+    """Bands of 16 rows of tiles and a rest; blocks with and without whole tiles of their own."""
+    parameters = {"b_dtype": "u4", "group_size": 64, "zeros": True, **schedule, **WHOLE}
+    for backwards in (False, True):
+        error = error_of(parameters, m, n, k, blocks, backwards=backwards, watched=True)
+        assert error < TOLERANCE
+
+
+@pytest.mark.parametrize("schedule", [
+    {**GROUPS, "block_n": 128}, {**GROUPS, "block_m": 64}, {**GROUPS, "block_m": 256, "stages": 4},
+    {**GROUPS, "block_k": 256, "teams": 2}, {**GROUPS, "stages": 2},
+    {**GROUPS, "block_n": 128, "warps": 8, "block_m": 64},
+], ids=["panels", "64 rows", "256 rows", "teams", "no slack", "warps"])  # fmt: skip
+@pytest.mark.parametrize(("b_dtype", "group_size", "zeros"), [
+    ("u4", 128, True), ("u1", 32, True), ("f6e3m2", -1, False), ("f7e6m0", 16, False),
+    ("i3", -1, True),
+])  # fmt: skip
+def test_scales_may_meet_weights(
+    b_dtype: str, group_size: int, zeros: bool, schedule: dict
+) -> None:
+    parameters = {"b_dtype": b_dtype, "group_size": group_size, "zeros": zeros, **schedule, **WHOLE,
+                  "weights_scaled": True}  # fmt: skip
+    assert error_of(parameters, 71, 128, 512, blocks=3, watched=True) < TOLERANCE
+
+
+@pytest.mark.parametrize(("b_dtype", "group_size", "m"), [
+    ("u1", -1, 16), ("u4", -1, 16), ("f7e6m0", -1, 16), ("u4", 128, 16), ("u4", 128, 32),
+    ("u4", 128, 64), ("u4", 128, 128), ("u8", 128, 512), ("u4", 128, 512),
+])  # fmt: skip
+def test_products_of_the_schedules_do_not_wait_for_each_other(
+    b_dtype: str, group_size: int, m: int
+) -> None:
+    """A kernel whose products were made to is half as fast, and nothing else tells."""
+    schedule = q.schedules(b_dtype, group_size, m, 57344, "sm_90a")[0]
+    problem = {"b_dtype": b_dtype, "group_size": group_size, "k_multiple": 1024,
+               "n_multiple": 3584, "zeros": group_size != -1}  # fmt: skip
+    made = compile(q.program(**problem, **schedule), "sm_90a")
+    assert (made.resources.serialized, made.resources.spill_bytes) == (False, 0)
+
+
 @pytest.mark.parametrize("backwards", [False, True])
 def test_no_result_depends_on_the_order_of_threads(backwards: bool) -> None:
     parameters = {"b_dtype": "u4", "group_size": 128, "zeros": True, "n_multiple": 32, **SMALL}

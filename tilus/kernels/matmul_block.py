@@ -20,6 +20,7 @@ from tilus.ir import (
     Register,
     Scalar,
     Shared,
+    Swizzle,
     Var,
     ceil_div,
     equal,
@@ -36,6 +37,7 @@ from tilus.lang import Tracer
 from tilus.layout import Layout, local, reduce, replicate, spatial, stack, transpose
 
 NARROW = 16  # rows of tiles so low that there is one row of them
+VECTOR = 8  # 16-bit elements that a thread writes at once
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,12 @@ class Kernel:
         self.columns = weights.TILE_N * plan.warps  # of a panel: a stored tile for each warp
         self.panels = plan.block_n // self.columns
         self.threads = 32 * plan.warps * plan.teams
-        self.overlaps = plan.warpgroups and not self.folds
         # so many parts are multiplied while the next one's weights are lifted
-        self.pending = 2 if plan.block_m <= 16 else 1
+        self.pending = 2 if plan.block_m <= NARROW else 1
+        # The next step's first weights may take the registers of this one's once those are free:
+        # when as many parts as may be pending came after the first.
+        parts = self.panels * self.depth_of_team // self.part
+        self.overlaps = plan.warpgroups and not self.folds and parts > self.pending
 
     def parameters(self) -> list[Pointer | Integer]:
         of = self.problem.a_dtype
@@ -140,6 +145,7 @@ class Kernel:
         work = Work.of(t, *sizes, p["blocks"], plan.block_m > NARROW)
         feed = Feed(t, self.problem, plan, self.fold, p, work)
         ring, scratch = feed.ring.by_team(t, plan.teams), self.allocate_scratch(t)
+        slab = self.allocate_slab(t)
         sums = self.no_sums(t)
         done, at, unit = Walk(t, work), Cursor(t, plan.stages), t.let(0)
         feed.begin()
@@ -166,12 +172,12 @@ class Kernel:
                 feed.release(place)
                 if following is None:
                     turn_to_next()
-            self.end_tile(t, p, feed, scratch, work, done, equal(depth, work.steps), sums)
+            self.end_tile(t, p, feed, scratch, slab, work, done, equal(depth, work.steps), sums)
             done.next_tile(t)
 
     def end_tile(
-        self, t: Tracer, p: dict[str, Var], feed: Feed, scratch: Shared | None, work: Work,
-        done: Walk, whole: Scalar, sums: Sums,
+        self, t: Tracer, p: dict[str, Var], feed: Feed, scratch: Shared | None,
+        slab: Shared | None, work: Work, done: Walk, whole: Scalar, sums: Sums,
     ) -> None:  # fmt: skip
         """Hand over what was summed of a tile, the `whole` of it or a part, and begin another."""
         rows = None if sums.rows is None else self.joined(t, scratch, sums.rows)
@@ -179,7 +185,7 @@ class Kernel:
         if not self.grouped:
             self.correct(t, feed, done, Sums(products, rows))
         with t.when(self.gather(t, p, done, work, whole, products)):
-            self.finish(t, p, feed, done, products)
+            self.finish(t, p, feed, slab, done, products)
         for part in sums.all:
             t.assign(part, self.nothing(t))
 
@@ -189,6 +195,16 @@ class Kernel:
             return None
         scratch: Shared = t.allocate_shared(f32, (self.plan.teams, *self.raw_panel().shape))
         return scratch
+
+    def allocate_slab(self, t: Tracer) -> Shared | None:
+        """Where rows of C are turned round on their way to memory, if they are."""
+        if not self.plan.slab_rows:
+            return None
+        swizzle = Swizzle(3, self.columns.bit_length() - 1, 3)
+        slab: Shared = t.allocate_shared(
+            self.problem.a_dtype, (self.plan.slab_rows, self.columns), swizzle
+        )
+        return slab
 
     def multiply(
         self, t: Tracer, ring: Ring, place: Scalar, sums: Sums, first: Register | None,
@@ -490,15 +506,38 @@ class Kernel:
         return done
 
     def finish(
-        self, t: Tracer, p: dict[str, Var], feed: Feed, unit: Walk, sums: list[Register]
-    ) -> None:
+        self, t: Tracer, p: dict[str, Var], feed: Feed, slab: Shared | None, unit: Walk,
+        sums: list[Register],
+    ) -> None:  # fmt: skip
         """Round the tile and write it."""
-        c = t.view_global(p["c"], self.problem.a_dtype, (p["n"], p["m"]), (1, p["n"]))
-        check = (0, 1) if feed.mask.n else (1,)
         for panel, products in enumerate(sums):
             if not self.grouped:
                 scale = self.from_memory(t, feed, feed.sources.scales, unit, panel)
                 products = t.mul(products, self.factored(t, scale))
             column = unit.column * self.plan.block_n + panel * self.columns
-            at = (column, unit.row * self.plan.block_m)
-            t.store_global(c, t.cast(products, c.dtype), at, check=check)
+            row = unit.row * self.plan.block_m
+            rounded = t.cast(products, self.problem.a_dtype)
+            if slab is None:
+                c = t.view_global(p["c"], rounded.dtype, (p["n"], p["m"]), (1, p["n"]))
+                check = (0, 1) if feed.mask.n else (1,)
+                t.store_global(c, rounded, (column, row), check=check)
+                continue
+            self.write_slabs(t, p, feed, slab, rounded, (row, column))
+
+    def write_slabs(
+        self, t: Tracer, p: dict[str, Var], feed: Feed, slab: Shared, panel: Register,
+        at: tuple[Scalar, Scalar],
+    ) -> None:  # fmt: skip
+        """Write a panel of C^T to C at `at`, some rows at a time, turned round in shared memory: so
+        neighbours write neighbours."""
+        c = t.view_global(p["c"], panel.dtype, (p["m"], p["n"]), (p["n"], 1))
+        check = (0, 1) if feed.mask.n else (0,)
+        turned = t.view(panel, panel.dtype, transpose(panel.layout))
+        rows, columns = slab.shape
+        vectors = spatial(rows, columns // VECTOR) * local(1, VECTOR)
+        for first in range(0, self.plan.block_m, rows):
+            t.store_matrix(slab, t.slice(turned, 0, first, rows), (0, 0))
+            t.synchronize()
+            part = t.load_shared(slab, (0, 0), vectors)
+            t.store_global(c, part, (at[0] + first, at[1]), check=check)
+            t.synchronize()

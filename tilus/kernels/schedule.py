@@ -36,6 +36,13 @@ class Schedule:
     engine: bool = False
     weights_scaled: bool = False
 
+    @property
+    def slab_rows(self) -> int:
+        """So many rows of a tile that is tall are turned round at once on their way to memory."""
+        columns = TILE_N * self.warps
+        plain = self.warpgroups and self.teams == 1 and columns & (columns - 1) == 0
+        return 16 if plain and self.block_m >= 32 else 0
+
 
 HEIGHTS = (8, 16, 32, 64, 128, 256)
 WASTE = 0.05  # of the places for blocks; leaving so many idle costs less than sharing tiles
@@ -97,39 +104,39 @@ class Row:
 STRIPS, OTHERS = "many columns", "few columns"
 ROWS = {
     (8, STRIPS): (
-        Row(3, 5, None, 256, 4, teams=2), Row(5, 8, None, 128, 4, teams=2),
-        Row(1, 3, 256, 256, 4, 2, warpgroups=False), Row(1, 3, 512, 256, 8, warpgroups=False),
-        Row(3, 6, 128, 256, 4, 3, warpgroups=False), Row(6, 8, 256, 256, 8, warpgroups=False),
-        Row(8, 8, 64, 128, 4, 7),
+        Row(1, 3, 256, 256, 4, 3, warpgroups=False), Row(3, 5, None, 256, 4, teams=2),
+        Row(5, 8, None, 128, 4, teams=2),
     ),
     (8, OTHERS): (
-        Row(1, 3, 256, 256, 4, 2, warpgroups=False), Row(1, 3, 512, 256, 8, warpgroups=False),
-        Row(1, 8, 256, 256, 8, warpgroups=False), Row(4, 5, 128, 256, 4, 3, warpgroups=False),
-        Row(4, 4, 256, 256, 8, 2, warpgroups=False), Row(5, 7, 64, 1024, 4, teams=4),
-        Row(5, 7, 128, 256, 8, 2, warpgroups=False), Row(8, 8, 64, 256, 4, 4),
+        Row(1, 3, 256, 256, 4, 2, warpgroups=False), Row(1, 2, 256, 256, 4, 3, warpgroups=False),
+        Row(3, 4, 128, 256, 4, 4, warpgroups=False), Row(5, 7, 128, 256, 8, 2, warpgroups=False),
+        Row(5, 7, 64, 1024, 4, teams=4), Row(8, 8, 256, 256, 8, warpgroups=False),
         Row(8, 8, 128, 512, 4, teams=2),
     ),
     (16, STRIPS): (
-        Row(1, 5, None, 256, 4, teams=2), Row(6, 8, None, 128, 4, teams=2),
-        Row(1, 3, 256, 256, 4, 3), Row(1, 2, 512, 128, 4, 2), Row(3, 3, 512, 256, 8),
-        Row(4, 4, 256, 256, 8, 2), Row(5, 7, 512, 128, 8), Row(5, 8, None, 128, 28),
-        Row(8, 8, 64, 128, 4, 7),
+        Row(1, 2, 256, 512, 4, 3), Row(3, 3, None, 512, 4, teams=2),
+        Row(1, 5, None, 256, 4, teams=2), Row(4, 4, 256, 256, 8, 2), Row(7, 7, 512, 128, 16),
+        Row(8, 8, 64, 128, 4, 7), Row(6, 8, None, 128, 4, teams=2), Row(6, 8, None, 128, 28),
     ),
     (16, OTHERS): (
-        Row(1, 8, 128, 512, 4, teams=2), Row(1, 4, 256, 256, 4, 2), Row(1, 4, 128, 256, 4, 3),
-        Row(5, 8, 64, 512, 4, teams=4), Row(5, 8, 256, 256, 8),
+        Row(1, 4, 256, 256, 4, 2), Row(1, 4, 128, 512, 4, 2), Row(5, 8, 256, 256, 8),
+        Row(5, 8, 64, 512, 4, teams=4),
     ),
 }  # fmt: skip
-# for more rows
-TALL = (
-    Row(1, 8, 512, 256, 8), Row(1, 8, 512, 128, 8), Row(1, 8, 256, 256, 8),
-    Row(1, 8, 128, 128, 4, 3), Row(1, 8, 128, 128, 8), Row(1, 8, 128, 64, 4),
-)  # fmt: skip
+# for more rows, by the height of a tile; two heights are tried where one is not enough
+TALL = {
+    32: (Row(1, 8, 512, 128, 8), Row(1, 8, 256, 128, 4, 2), Row(1, 8, 512, 256, 16)),
+    64: (Row(1, 8, 512, 256, 16), Row(1, 8, 256, 256, 8), Row(5, 8, 512, 128, 8)),
+    128: (Row(1, 8, 256, 128, 16), Row(1, 8, 128, 128, 8)),
+    256: (Row(1, 8, 128, 128, 8), Row(5, 8, 128, 64, 8)),
+}
+SCALED = 64  # rows; in tiles as high the scales meet the weights
 # by single warps, without the copy engine
 PLAIN = (
     Row(1, 8, 256, 128, 4, 2), Row(1, 8, 128, 256, 4, 2), Row(1, 8, 128, 128, 4, 2),
     Row(1, 8, 256, 256, 8), Row(1, 8, 256, 64, 4, 2), Row(1, 8, 128, 64, 4),
 )  # fmt: skip
+PLAIN_HEIGHT = 128  # rows, at most
 MOST_SUMS = 128  # that a thread keeps in registers
 MOST_STAGES = 8
 MULTIPROCESSORS = 132  # of an H100 or H200
@@ -145,13 +152,17 @@ def strip(n: int) -> int | None:
     return None
 
 
-def rows_for(m: int, n: int, warpgroups: bool) -> tuple[Row, ...]:
-    """What there is to choose from."""
+def rows_for(m: int, n: int, warpgroups: bool) -> Iterator[tuple[int, Row]]:
+    """What there is to choose from: the height of a tile, and a row."""
+    block_m = next((height for height in HEIGHTS if m <= height), HEIGHTS[-1])
     if not warpgroups:
-        return PLAIN
-    if m > 16:
-        return TALL
-    return ROWS[8 if m <= 8 else 16, STRIPS if n >= NARROWEST * MULTIPROCESSORS else OTHERS]
+        yield from ((min(block_m, PLAIN_HEIGHT), row) for row in PLAIN)
+    elif block_m <= 16:
+        columns = STRIPS if n >= NARROWEST * MULTIPROCESSORS else OTHERS
+        yield from ((block_m, row) for row in ROWS[block_m, columns])
+    else:
+        for height in [block_m, HEIGHTS[-2]] if block_m == HEIGHTS[-1] else [block_m]:
+            yield from ((height, row) for row in TALL[height])
 
 
 def schedule_space(
@@ -159,14 +170,15 @@ def schedule_space(
 ) -> Iterator[Schedule]:
     """Tiles as tall as m asks for, and of the rows for the type those whose ring fits."""
     warpgroups = chip.supports(WARPGROUPS)
-    block_m = next((height for height in HEIGHTS if m <= height), HEIGHTS[-1])
-    for row in rows_for(m, n, warpgroups):
+    plain = b_dtype.kind == "float" and group_size == -1  # nothing to correct but the result
+    for block_m, row in rows_for(m, n, warpgroups):
         block_n = row.block_n or strip(n)
         if not row.least <= b_dtype.bits <= row.most or block_n is None:
             continue
         plan = Schedule(
             block_m, block_n, row.block_k, row.warps, 2, row.blocks_per_sm,
             row.warpgroups and warpgroups, row.teams, warpgroups,
+            warpgroups and block_m >= SCALED and not plain,
         )  # fmt: skip
         stages = min(MOST_STAGES, most_stages(plan, b_dtype, group_size, chip.shared_bytes))
         whole = block_n % (TILE_N * row.warps) == 0
@@ -184,4 +196,5 @@ def most_stages(plan: Schedule, b_dtype: DType, group_size: int, shared_bytes: i
     a, weight = plan.block_m * plan.block_k * 2, plan.block_k * plan.block_n * b_dtype.bits // 8
     stage = a + weight + 2 * groups * plan.block_n * 2
     scratch = plan.teams * plan.warps * TILE_N * plan.block_m * 4 if plan.teams > 1 else 0
+    scratch += plan.slab_rows * TILE_N * plan.warps * 2
     return (shared_bytes // plan.blocks_per_sm - RESERVED_BYTES - scratch) // stage

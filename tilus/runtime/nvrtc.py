@@ -19,11 +19,16 @@ FLAGS = ("-std=c++17", "-v")
 
 @dataclass(frozen=True)
 class Resources:
-    """What one block of a kernel takes: registers a thread, shared bytes, spilled bytes."""
+    """What one block of a kernel takes: registers a thread, shared bytes, spilled bytes.
+
+    Where ptxas could not tell which registers products by warpgroups still read or write, it made
+    them wait for each other: they are `serialized`, and the kernel is slow.
+    """
 
     registers: int
     shared_bytes: int
     spill_bytes: int
+    serialized: bool
 
 
 @dataclass(frozen=True)
@@ -87,4 +92,5 @@ def resources_of(log: str, shared_bytes: int) -> Resources:
     spills = re.findall(r"(\d+) bytes spill stores", log)
     if registers is None:
         raise TilusError(f"the compiler reported no registers: {log!r}")
-    return Resources(int(registers[1]), shared_bytes, sum(map(int, spills)))
+    serialized = "instructions are serialized" in log
+    return Resources(int(registers[1]), shared_bytes, sum(map(int, spills)), serialized)

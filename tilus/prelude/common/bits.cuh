@@ -251,6 +251,12 @@ template <class T, int LOW, int HIGH> FUNCTION uint32_t floats_to_bf16(const uin
   const uint32_t minus_zero = both(0x8000);  // x + -0 is x, signed zeros included
   return fma_bf16_pair(P::word(words), both(bf16_power_of_two(127 - P::bias)), minus_zero);
 }
+// A float with float16's exponent, of which the largest means a number: infinity, where it is beyond.
+template <class T, int LOW, int HIGH> FUNCTION uint32_t floats_bounded_to_f16(const uint32_t* words) {
+  using P = Placed<T, 10, LOW, HIGH>;
+  static_assert(P::bias == 15, "the exponent is that of a float16");
+  return min_magnitude_f16_pair(P::word(words), both(0x7C00));
+}
 // Formats with a wider range than float16: exact in bfloat16, then rounded, to infinity beyond.
 template <class T, int LOW, int HIGH> FUNCTION uint32_t floats_through_bf16(const uint32_t* words) {
   const uint32_t pair = floats_to_bf16<T, LOW, HIGH>(words);

@@ -85,6 +85,12 @@ FUNCTION uint32_t fma_f16_pair(uint32_t a, uint32_t b, uint32_t c) {
   asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
+// from sm_86 on: the smaller magnitude, or the only number, with the sign of the product
+FUNCTION uint32_t min_magnitude_f16_pair(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("min.xorsign.abs.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
 FUNCTION uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t d;
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));

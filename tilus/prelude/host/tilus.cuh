@@ -174,6 +174,14 @@ inline uint32_t sub_f16_pair(uint32_t a, uint32_t b) F16_PAIR(x - y)
 inline uint32_t mul_f16_pair(uint32_t a, uint32_t b) F16_PAIR(x * y)
 inline uint32_t fma_f16_pair(uint32_t a, uint32_t b, uint32_t c)
     F16_PAIR(fmaf(x, y, f16_to_f32((uint16_t)(c >> half))))
+inline uint32_t min_magnitude_f16_pair(uint32_t a, uint32_t b) {
+  uint32_t d = (a ^ b) & 0x80008000;
+  for (int half = 0; half < 32; half += 16) {
+    const uint32_t x = a >> half & 0x7FFF, y = b >> half & 0x7FFF, nan = 0x7C00;
+    d |= (x > nan ? y : y > nan || x < y ? x : y) << half;
+  }
+  return d;
+}
 // a double holds the product and, for the operands of a cast, the sum exactly: one rounding
 inline uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t d = 0;
