@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 from services import queue
+from services.batch import Unfit
 from services.executors import EXECUTORS
 from services.executors.base import Built, CpuCheck, ExecutorError, group_refusal
 from services.messages import KernelSpec
-from services.queue import COMPILE, Unfit
+from services.queue import COMPILE
 from services.worker import DRAIN_SECONDS, Bounds, serve
 
 

@@ -4,7 +4,8 @@ import subprocess
 import sys
 import time
 
-from services.queue import COMPILE, FleetQueue, Piece, alive, standings, submit
+from services.batch import Piece
+from services.queue import COMPILE, FleetQueue, alive, standings, submit
 from services.settings import ROOT, environment, load
 from services.store import Folder
 from tests.services.fake import built

@@ -13,7 +13,7 @@ SELECTION = "services/selection.py"
 PEER_TESTS = ("tests/services/test_peers.py",)
 WEIGHT_TESTS = ("tests/services/test_peer_weights.py",)  # need PyTorch
 BENCH_TESTS = ("tests/services/test_bench.py",)
-ARTIFACTS, QUEUE = "services/api/artifacts.py", "services/queue.py"
+ARTIFACTS, BATCH = "services/api/artifacts.py", "services/batch.py"
 STORE_TESTS = ("tests/services/test_store.py",)
 REMOTE_TESTS = ("tests/services/test_store_remote.py",)
 UPKEEP_TESTS = ("tests/services/test_store_upkeep.py",)
@@ -130,7 +130,7 @@ BUGS = [
         "who begins runs writes kernels", REMOTE_TESTS),
     Bug(ARTIFACTS, "settings.artifact_limit if _is", "settings.body_limit if _is",
         "artifacts are bounded as requests are", REMOTE_TESTS),
-    Bug(QUEUE, "isinstance(error, (OSError, MemoryError))", "isinstance(error, MemoryError)",
+    Bug(BATCH, "isinstance(error, (OSError, MemoryError))", "isinstance(error, MemoryError)",
         "a far end that fails once costs the job", REMOTE_TESTS),
     Bug("services/messages.py", "    files: dict[FileName, Key] = {}",
         "    files: dict[str, Key] = {}",
@@ -162,15 +162,15 @@ BUGS = [
     Bug(WORKER, "lambda *_: sys.exit(0))", "signal.SIG_DFL)",
         "a worker that is stopped while it starts fails",
         ("tests/services/test_drain.py::test_a_worker_that_has_hardly_begun_ends_with_0",)),
-    Bug(QUEUE, "            if self.stopping:", "            if False:",
+    Bug(BATCH, "            if self.stopping:", "            if False:",
         "a worker told to stop does its whole batch", DRAIN_TESTS),
-    Bug(QUEUE, "            os.kill(os.getppid(), signal.SIGTERM)", "            pass",
+    Bug(BATCH, "            os.kill(os.getppid(), signal.SIGTERM)", "            pass",
         "a worker whose machine is unfit goes on", UNFIT_TESTS),
-    Bug(QUEUE, "    except Unfit:\n        raise\n", "",
+    Bug(BATCH, "    except Unfit:\n        raise\n", "",
         "a GPU's fault is the house's", UNFIT_TESTS),
-    Bug(QUEUE, "                \"cause\": None,\n", "",
+    Bug(BATCH, "                \"cause\": None,\n", "",
         "why work waited once is why it was done", UNFIT_TESTS),
-    Bug(QUEUE, " and getattr(error, \"errno\", 0) != errno.EFBIG", "",
+    Bug(BATCH, " and getattr(error, \"errno\", 0) != errno.EFBIG", "",
         "a kernel that writes too much is the house's fault", DRAIN_TESTS),
     Bug(RUNNER, "            why = None if measured else at.canary(uuid)", "            why = None",
         "nobody asks a GPU after trouble", HEALTH_TESTS),
@@ -320,7 +320,7 @@ BUGS += [
         "another GPU's records are in the table", BENCH_TESTS),
     Bug("services/records.py", "return \"bench.jsonl\" if figure == BENCH else", "return",
         "the benchmark's records are a figure's", BENCH_TESTS),
-    Bug("services/runs.py", "drawings = [] if request.figure == BENCH else",
+    Bug("services/planning.py", "drawings = [] if request.figure == BENCH else",
         "drawings = [] if request.figure == -1 else",
         "the benchmark is drawn", BENCH_TESTS),
 ]

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from services import notes
-from services.queue import FleetQueue, Piece, Unfit, measure_queue, standings, submit
+from services.batch import Piece, Unfit
+from services.queue import FleetQueue, measure_queue, standings, submit
 from services.records import Gpu, load, record_path
 from services.revision import Revision
 from services.runner import __main__ as runner

@@ -17,14 +17,15 @@ import httpx
 import pytest
 from redis import Redis
 
+from services.batch import Piece
 from services.building import build_kernel
 from services.messages import RunRequest
 from services.notes import waiting
-from services.queue import COMPILE, FleetQueue, Piece, measure_queue, standings, submit
+from services.queue import COMPILE, FleetQueue, measure_queue, standings, submit
 from services.records import load, record_path
 from services.runner import jobs
-from services.runs import BATCH
 from services.settings import ROOT, Settings
+from services.tasks import BATCH
 from tests.services.bench import spec as numbers
 from tests.services.fake import built, spec
 from tests.services.problems import assert_problem

@@ -8,16 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from rq.job import JobStatus
 
+from services.batch import TRIES, FleetJob
 from services.messages import JobRequest
 from services.notes import waiting, write
-from services.queue import (
-    COMPILE,
-    TRIES,
-    FleetJob,
-    cancel,
-    fetch,
-    reason,
-)
+from services.queue import COMPILE, cancel, fetch, reason
 from tests.services.fake import built, spec
 from tests.services.house import await_builds, await_state
 from tests.services.promises import FULL
