@@ -244,7 +244,7 @@ BUGS = [
         "each event carries a table of other numbers", FEED_TESTS),
     Bug("services/api/runs.py", "if said != last_event_id:", "if True:",
         "a run is told twice to who comes back", FEED_TESTS),
-    Bug("services/api/__main__.py", "timeout_graceful_shutdown=LEAVE_SECONDS,", "",
+    Bug("services/api/__main__.py", "timeout_graceful_shutdown=LAST_SECONDS,", "",
         "an API waits for its listeners when it is told to stop", FEED_TESTS),
     Bug("services/api/figures.py", "    if Source(mode=mode, gpu=gpu) not in", "    if None in",
         "records that are not there are nothing at all", SHOWN_TESTS),
