@@ -177,6 +177,23 @@ def ok(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
+def gateway() -> str:
+    """An address of this machine that is not loopback: its end of the engine's own network."""
+    [bridge] = json.loads(ok(docker("network", "inspect", "bridge")))
+    return str(bridge["IPAM"]["Config"][0].get("Gateway", "172.17.0.1"))
+
+
+def open_ports(address: str) -> set[int]:
+    """Every port at an address of this machine that takes connections."""
+    found = set()
+    for port in range(1, 1 << 16):
+        with socket.socket() as wire:
+            wire.settimeout(1)
+            if wire.connect_ex((address, port)) == 0:
+                found.add(port)
+    return found
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
