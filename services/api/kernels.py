@@ -57,6 +57,11 @@ def router(fleet: Fleet, asked: Asked) -> APIRouter:
         """The text that was compiled."""
         return PlainTextResponse(content(key, "source.", fleet))
 
+    @routes.get("/{key}/log", response_class=PlainTextResponse)
+    def log(key: Key) -> PlainTextResponse:
+        """What the compiler said; 404 where it kept silent."""
+        return PlainTextResponse(content(key, "compile.log", fleet))
+
     @routes.get("/{key}/sass", response_class=PlainTextResponse)
     def sass(key: Key) -> PlainTextResponse:
         """The instructions that the chip runs; 501 where this machine cannot show them."""

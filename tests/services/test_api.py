@@ -50,6 +50,13 @@ def test_a_stored_kernel_is_answered_without_a_job(client, fleet):
     where = f"/v1/kernels/{one.key()}"
     assert client.get(f"{where}/source").text == "// fake\n"
     assert client.get(f"{where}/cubin").content == one.canonical().encode()
+    assert_problem(client.get(f"{where}/log"), 404, "no compile.log")
+
+
+def test_what_the_compiler_said_is_served(client, fleet):
+    one = spec(n=2, said="warning: unused")
+    build_kernel(one, fleet.store, fleet.executors, "abc")
+    assert client.get(f"/v1/kernels/{one.key()}/log").text == "warning: unused"
 
 
 def test_a_damaged_kernel_is_never_served(client, fleet):

@@ -363,7 +363,7 @@ def test_results_are_filtered_sorted_and_taken_away(shown, fleet):
 
 def test_the_cache_leads_from_a_spec_to_its_source(shown, fleet):
     for n in range(30):
-        build_kernel(spec(n=n, b_dtype=EVIL), fleet.store, fleet.executors, "abc")
+        build_kernel(spec(n=n, b_dtype=EVIL, said=EVIL), fleet.store, fleet.executors, "abc")
     page = shown.open("cache")
     rows = page.locator("tbody tr")
     rows.first.wait_for()
@@ -374,11 +374,13 @@ def test_the_cache_leads_from_a_spec_to_its_source(shown, fleet):
     page.get_by_label("Find").fill("n=7")
     page.keyboard.press("Enter")
     until(page, "document.querySelectorAll('tbody tr').length === 1")
-    key = spec(n=7, b_dtype=EVIL).key()
+    key = spec(n=7, b_dtype=EVIL, said=EVIL).key()
     page.get_by_role("link", name=key[:12]).click()
     page.get_by_text(key, exact=True).wait_for()
     page.get_by_role("button", name="Source").click()
     page.locator("pre", has_text="// fake").wait_for()
+    page.get_by_role("button", name="Log").click()
+    page.locator("pre", has_text=EVIL).wait_for()
     shown.expected = {"501"}
     page.get_by_role("button", name="SASS").click()
     page.get_by_role("alert").wait_for()
