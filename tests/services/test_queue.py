@@ -180,7 +180,7 @@ def test_the_job_of_a_killed_worker_runs_again_within_twenty_seconds(house, show
                 killed = time.monotonic()
                 await_builds(house, 2, seconds=20)
                 shown("seconds until it ran again", time.monotonic() - killed)
-                await_state(house, one, "done", seconds=5)
+                await_state(house, one, "done")
             finally:
                 successor.terminate()
     assert built(house.log) == [one.key()] * 2
