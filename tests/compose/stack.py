@@ -227,7 +227,11 @@ def until(what: str, ask: Callable[[], object], seconds: float = SECONDS) -> flo
 
 def finish(client: httpx.Client, run: str) -> dict:
     """Wait for the end of a run, which must have no failures; its state."""
-    until(f"run {run}", lambda: (state(client, run) or {}).get("finished"))
+    try:
+        until(f"run {run}", lambda: (state(client, run) or {}).get("finished"))
+    except AssertionError as late:
+        jobs = client.get("/v1/jobs").text
+        raise AssertionError(f"{late}: {state(client, run)}, {jobs}") from None
     ended = state(client, run)
     assert ended is not None and ended["failures"] == []
     assert ended["largest_error"] < 2e-3
