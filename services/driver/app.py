@@ -22,10 +22,10 @@ from services.experiments import MODEL_FIGURES
 from services.figures import BENCH, TITLES
 from services.gpu import Device, devices
 from services.messages import Failure, RunRequest, RunState
+from services.planning import recorded_gpus
 from services.records import gpu_folder, ledger, record_path
 from services.reference import check_reference, from_file
 from services.revision import revision
-from services.runs import recorded_gpus
 from services.selection import BadRequest, check, fitted, no_records, selected
 from services.settings import Settings, load
 

@@ -13,7 +13,7 @@ SELECTION = "services/selection.py"
 PEER_TESTS = ("tests/services/test_peers.py",)
 WEIGHT_TESTS = ("tests/services/test_peer_weights.py",)  # need PyTorch
 BENCH_TESTS = ("tests/services/test_bench.py",)
-ARTIFACTS, QUEUE = "services/api/artifacts.py", "services/queue.py"
+ARTIFACTS, BATCH = "services/api/artifacts.py", "services/batch.py"
 STORE_TESTS = ("tests/services/test_store.py",)
 REMOTE_TESTS = ("tests/services/test_store_remote.py",)
 UPKEEP_TESTS = ("tests/services/test_store_upkeep.py",)
@@ -130,13 +130,17 @@ BUGS = [
         "who begins runs writes kernels", REMOTE_TESTS),
     Bug(ARTIFACTS, "settings.artifact_limit if _is", "settings.body_limit if _is",
         "artifacts are bounded as requests are", REMOTE_TESTS),
-    Bug(QUEUE, "isinstance(error, (OSError, MemoryError))", "isinstance(error, MemoryError)",
+    Bug(BATCH, "isinstance(error, (OSError, MemoryError))", "isinstance(error, MemoryError)",
         "a far end that fails once costs the job", REMOTE_TESTS),
     Bug("services/messages.py", "    files: dict[FileName, Key] = {}",
         "    files: dict[str, Key] = {}",
         "a manifest may name files outside of its folder", (*REMOTE_TESTS, *BUNDLE_TESTS)),
     Bug("services/building.py", " {package_digest()}", "",
         "a check of other code is taken for one of this", COMPILER_TESTS),
+    Bug("services/building.py", "cpu_seconds=round(cpu_after - cpu_before, 3)",
+        "cpu_seconds=round(cpu_after, 3)", "a compile used what others did", COMPILER_TESTS),
+    Bug("services/building.py", "(resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)",
+        "(resource.RUSAGE_SELF,)", "what a compiler of its own used is nobody's", COMPILER_TESTS),
     Bug("services/building.py", " {TOLERANCE}", "",
         "a check with another tolerance is taken for one with this", COMPILER_TESTS),
     Bug("services/records.py", "status.st_ino != self._inode or ", "",
@@ -162,15 +166,15 @@ BUGS = [
     Bug(WORKER, "lambda *_: sys.exit(0))", "signal.SIG_DFL)",
         "a worker that is stopped while it starts fails",
         ("tests/services/test_drain.py::test_a_worker_that_has_hardly_begun_ends_with_0",)),
-    Bug(QUEUE, "            if self.stopping:", "            if False:",
+    Bug(BATCH, "            if self.stopping:", "            if False:",
         "a worker told to stop does its whole batch", DRAIN_TESTS),
-    Bug(QUEUE, "            os.kill(os.getppid(), signal.SIGTERM)", "            pass",
+    Bug(BATCH, "            os.kill(os.getppid(), signal.SIGTERM)", "            pass",
         "a worker whose machine is unfit goes on", UNFIT_TESTS),
-    Bug(QUEUE, "    except Unfit:\n        raise\n", "",
+    Bug(BATCH, "    except Unfit:\n        raise\n", "",
         "a GPU's fault is the house's", UNFIT_TESTS),
-    Bug(QUEUE, "                \"cause\": None,\n", "",
+    Bug(BATCH, "                \"cause\": None,\n", "",
         "why work waited once is why it was done", UNFIT_TESTS),
-    Bug(QUEUE, " and getattr(error, \"errno\", 0) != errno.EFBIG", "",
+    Bug(BATCH, " and getattr(error, \"errno\", 0) != errno.EFBIG", "",
         "a kernel that writes too much is the house's fault", DRAIN_TESTS),
     Bug(RUNNER, "            why = None if measured else at.canary(uuid)", "            why = None",
         "nobody asks a GPU after trouble", HEALTH_TESTS),
@@ -244,7 +248,7 @@ BUGS = [
         "each event carries a table of other numbers", FEED_TESTS),
     Bug("services/api/runs.py", "if said != last_event_id:", "if True:",
         "a run is told twice to who comes back", FEED_TESTS),
-    Bug("services/api/__main__.py", "timeout_graceful_shutdown=LEAVE_SECONDS,", "",
+    Bug("services/api/__main__.py", "timeout_graceful_shutdown=LAST_SECONDS,", "",
         "an API waits for its listeners when it is told to stop", FEED_TESTS),
     Bug("services/api/figures.py", "    if Source(mode=mode, gpu=gpu) not in", "    if None in",
         "records that are not there are nothing at all", SHOWN_TESTS),
@@ -320,7 +324,7 @@ BUGS += [
         "another GPU's records are in the table", BENCH_TESTS),
     Bug("services/records.py", "return \"bench.jsonl\" if figure == BENCH else", "return",
         "the benchmark's records are a figure's", BENCH_TESTS),
-    Bug("services/runs.py", "drawings = [] if request.figure == BENCH else",
+    Bug("services/planning.py", "drawings = [] if request.figure == BENCH else",
         "drawings = [] if request.figure == -1 else",
         "the benchmark is drawn", BENCH_TESTS),
 ]
