@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -83,6 +84,36 @@ def compile(program: Program, arch: str = DEFAULT) -> Compiled:
         seconds=built.seconds,
         maps=source.maps,
     )
+
+
+@dataclass(frozen=True)
+class Loadable:
+    """What to load of a program, and what a launch of it needs."""
+
+    program: Program
+    source: codegen.Source
+    cubin: bytes
+
+
+def loadable(program: Program, arch: str) -> Loadable:
+    """`program` for `arch`, compiled unless the folder TILUS_CACHE has its cubin."""
+    source = text_of(program, arch)
+    if str(config.CACHE) == "off":
+        return Loadable(program, source, cubin_of(source, arch))
+    kept = config.CACHE / "cubin" / f"{_key(program, source, arch)}.cubin"
+    if kept.exists():
+        return Loadable(program, source, kept.read_bytes())
+    cubin = cubin_of(source, arch)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    aside = kept.with_suffix(f".{os.getpid()}")  # others see a whole file, or none
+    aside.write_bytes(cubin)
+    aside.replace(kept)
+    return Loadable(program, source, cubin)
+
+
+def cubin_of(source: codegen.Source, arch: str) -> bytes:
+    """The compiled text."""
+    return nvrtc.compile_cubin(source.text, source.entry, arch, source.shared_bytes).cubin
 
 
 def run_stages(program: Program, arch: str = DEFAULT) -> debug.Compile:

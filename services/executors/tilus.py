@@ -16,12 +16,11 @@ from services.executors.launching import launch_of
 from services.messages import KernelSpec, Workload
 from tilus import codegen, compiler
 from tilus.kernels import LIBRARY
+from tilus.kernels.problem import K_MULTIPLE, N_MULTIPLE
 from tilus.target import specific
 
 name = "tilus"
 KERNEL = "quantized_matmul"
-# the largest multiples that are promised of k and n, where they are; 7 is in many models' sizes
-K_MULTIPLE, N_MULTIPLE = 1024, 7 * 512
 CHECK_SEED = 1
 
 

@@ -1,5 +1,7 @@
 """Loading a cubin and launching its kernel on the current device, through cuda.core."""
 
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,7 +66,11 @@ class LoadedKernel:
                 f"this GPU does not give a block {bytes} bytes of shared memory: {status}"
             )
 
+    def on(self, stream: int, grid: tuple[int, int, int]) -> Callable[..., None]:
+        """What launches it on the stream with this handle, and takes nothing but the arguments."""
+        shape = LaunchConfig(grid=grid, block=self._threads, shmem_size=self._shared_bytes)
+        return partial(launch, Stream.from_handle(stream), shape, self._kernel)
+
     def __call__(self, stream: int, grid: tuple[int, int, int], *arguments: Any) -> None:
         """Launch on the stream with this handle; returns at once."""
-        shape = LaunchConfig(grid=grid, block=self._threads, shmem_size=self._shared_bytes)
-        launch(Stream.from_handle(stream), shape, self._kernel, *arguments)
+        self.on(stream, grid)(*arguments)
