@@ -5,10 +5,11 @@ schedule, for a device; the arguments, by rows and stream, for a weight. Kernels
 one after another, so they share scratch memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from threading import local
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,20 +38,22 @@ class Kernel(Protocol):
         """What launches it there, and takes nothing but the arguments."""
 
 
-class Device(Protocol):
+class Device(Hashable, Protocol):
     """What a call asks of a device: see `tilus.runtime.tensors.TorchDevice`."""
 
     index: int
     name: str
     arch: str
     multiprocessors: int
-    tensor: type
+    tensor: Any  # the type of a tensor
     elements: dict[str, Any]
     grad_enabled: Callable[[], bool]
     capturing: Callable[[], bool]
     current: Callable[[], int]
+    stream_of: Callable[[int], int]
+    thread: local  # of which each thread sees its own: whether it has `entered`
 
-    def stream(self) -> int: ...
+    def enter(self) -> None: ...
     def selected(self) -> AbstractContextManager[None]: ...
     def place(self, array: npt.NDArray[Any], element: str | None = None) -> Tensor: ...
     def garbage(self, elements: int) -> Tensor: ...
@@ -244,7 +247,9 @@ class DeviceWeight:
         if device.current() != device.index:
             with device.selected():
                 return self.times(a, out)
-        stream = device.stream()
+        if not hasattr(device.thread, "entered"):
+            device.enter()
+        stream = device.stream_of(device.index)
         call = self.calls.get((rows, stream))
         if call is None:
             if rows == 0:

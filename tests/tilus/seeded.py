@@ -38,6 +38,7 @@ BITS, CASTS = "tilus/prelude/common/bits.cuh", "tilus/casts.py"
 ADDRESSING = "tilus/isa/addressing.py"
 ELEMENTWISE, REDUCTION = "tilus/isa/elementwise.py", "tilus/isa/reduction.py"
 DEBUGGING = "tilus/isa/debugging.py"
+DISPATCH, DISPATCHED = "tilus/dispatch.py", "tests/tilus/test_dispatch.py"
 ACCESS = "tilus/isa/access.py"
 ARITHMETIC = "tilus/prelude/common/arithmetic.cuh"
 MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/matmul_block.py"
@@ -255,6 +256,31 @@ BUGS = [
         "half of the elements are not stored", ISA),
     Bug("tilus/isa/matrices.py", "lane)}, warp = {cu.expr(warp)}", "lane)}, warp = {cu.expr(lane)}",
         "load_matrix forgets the warp", MATMUL),
+    Bug(DISPATCH, "self.calls[m, stream] = call", "pass", "every call prepared anew"),
+    Bug(DISPATCH, "self.calls.get((rows, stream))",
+        "next((c for (m, _), c in self.calls.items() if m == rows), None)",
+        "a stream works in the scratch of another"),
+    Bug(DISPATCH, "maps = self.maps[a] = self.maps_of(a)", "maps = self.maps_of(a)",
+        "maps made anew"),
+    Bug(DISPATCH, "maps = self.maps.get(a)", "maps = next(iter(self.maps.values()), None)",
+        "the map of another A"),
+    Bug(DISPATCH, "self.device.settle()", "pass", "other streams may see no zeros"),
+    Bug(DISPATCH, "found, self.spare = self.spare, None", "found = self.spare",
+        "two captured streams share scratch"),
+    Bug(DISPATCH, "held = held if fits else self.make(launch)",
+        "held = held if held is not None else self.make(launch)", "scratch that is too small"),
+    Bug(DISPATCH, "self.made.append(new)", "pass", "scratch freed that a graph knows"),
+    Bug(DISPATCH, "if not hasattr(device.thread", "if hasattr(device.thread",
+        "a thread that was never let in"),
+    Bug(DISPATCH, "and launch.counters <= self.counters.numel()", "",
+        "counters beyond those that are there"),
+    Bug("tilus/kernels/problem.py", "gcd(k, K_MULTIPLE), gcd(n, N_MULTIPLE)",
+        "gcd(k, N_MULTIPLE), gcd(n, K_MULTIPLE)", "promises exchanged", (DISPATCHED,)),
+    Bug("tilus/compiler.py", "kept = config.CACHE / \"cubin\" / f\"{_key(program, source, arch)}.cubin\"",
+        "kept = config.CACHE / \"cubin\" / f\"{program.name}.cubin\"",
+        "a cubin for another architecture", (DISPATCHED,)),
+    Bug("tilus/target.py", "if Target(name).number <= number", "if Target(name).number",
+        "code for a newer chip", (DISPATCHED,)),
     Bug("tilus/isa/matrices.py", 'f"if ({cu.expr(copy)} == 0)"', '""',
         "warps that hold copies of matrices all store them"),
     Bug("tilus/isa/matrices.py", "cu.scope(threads_below(layout, cu)),", "cu.scope(),",

@@ -43,6 +43,11 @@ def tensor_map(
     return made
 
 
+def enter(device: int) -> None:
+    """Let this thread launch kernels on that device: nothing else may have bound it there."""
+    Device(device).set_current()
+
+
 class LoadedKernel:
     """A kernel on the GPU. Calling it launches it: pointers as ints, numbers as NumPy scalars."""
 

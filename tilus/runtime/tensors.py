@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
+from threading import local
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ class TorchDevice:
 
         facts = torch.cuda.get_device_properties(index)
         self.index = index
+        self.thread = local()
         self.name: str = facts.name
         self.arch = runs_on(facts.major, facts.minor)
         self.multiprocessors: int = facts.multi_processor_count
@@ -32,20 +34,22 @@ class TorchDevice:
         self.elements = {"float16": torch.float16, "bfloat16": torch.bfloat16}
         self.grad_enabled: Callable[[], bool] = torch.is_grad_enabled
         self.capturing: Callable[[], bool] = torch.cuda.is_current_stream_capturing
-        self.current: Callable[[], int] = torch.cuda.current_device
-        self._stream_of: Callable[[int], int] | None = getattr(
-            torch._C, "_cuda_getCurrentRawStream", None
+        # PyTorch's own ways to these numbers, without the objects around them where there is one
+        self.current: Callable[[], int] = getattr(
+            torch._C, "_cuda_getDevice", torch.cuda.current_device
+        )
+        self.stream_of: Callable[[int], int] = getattr(
+            torch._C,
+            "_cuda_getCurrentRawStream",
+            lambda of: torch.cuda.current_stream(of).cuda_stream,
         )
 
-    def stream(self) -> int:
-        """The handle of the current stream; without the object around it, where that is to be had,
-        which takes longer to make than all else."""
-        if self._stream_of is not None:
-            return self._stream_of(self.index)
-        import torch
+    def enter(self) -> None:
+        """Let this thread launch kernels on the device, which is the current one."""
+        from tilus.runtime.launcher import enter
 
-        handle: int = torch.cuda.current_stream(self.index).cuda_stream
-        return handle
+        enter(self.index)
+        self.thread.entered = True
 
     def selected(self) -> AbstractContextManager[None]:
         """Makes it the current device for a while."""
