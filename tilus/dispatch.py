@@ -74,6 +74,17 @@ def first_guess(device: Device, problem: Problem, m: int, n: int, k: int) -> Sch
     return checked_schedule(found[0])
 
 
+def bucket(m: int) -> int:
+    """The m that stands for so many rows: the next of 1, 8, 16, 32 and so on, by doubling."""
+    return 1 if m == 1 else max(8, doubled(m))
+
+
+@cache
+def chosen(choose: Choice, device: Device, problem: Problem, m: int, n: int, k: int) -> Schedule:
+    """The choice, made once for all numbers of rows that count as m."""
+    return choose(device, problem, m, n, k)
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a product of so many rows is computed: by which kernel, and how that is launched."""
@@ -304,7 +315,7 @@ class DeviceWeight:
     def prepared(self, m: int, stream: int) -> Call:
         """The call for so many rows on the stream, from now on remembered."""
         (k, n), device = self.shape, self.device
-        schedule = self.choose(device, self.problem, m, n, k)
+        schedule = chosen(self.choose, device, self.problem, bucket(m), n, k)
         plan = plan_of(self.problem, schedule, m, n, k, device.multiprocessors)
         shared = on_device(device)
         kernel, scratch = shared.kernel(plan.parameters), shared.scratch(stream, plan.launch)

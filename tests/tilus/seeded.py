@@ -264,6 +264,8 @@ BUGS = [
         "maps made anew"),
     Bug(DISPATCH, "maps = self.maps.get(a)", "maps = next(iter(self.maps.values()), None)",
         "the map of another A"),
+    Bug(DISPATCH, "problem, bucket(m), n, k)", "problem, m, n, k)", "a choice for every m"),
+    Bug(DISPATCH, "max(8, doubled(m))", "doubled(m + 1)", "a bucket that ends below its name"),
     Bug(DISPATCH, "self.device.settle()", "pass", "other streams may see no zeros"),
     Bug(DISPATCH, "found, self.spare = self.spare, None", "found = self.spare",
         "two captured streams share scratch"),

@@ -1,7 +1,11 @@
 """A quantised matmul on a device: which kernel, which arguments, what is made once."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +15,12 @@ import tilus
 from tests.tilus.fake_device import FakeDevice, FakeTensor
 from tilus import compiler, config, dispatch, quantization
 from tilus.compiler import Loadable, loadable, text_of
-from tilus.dispatch import OnDevice, first_guess, on_device, plan_of
+from tilus.dispatch import OnDevice, bucket, first_guess, on_device, plan_of
 from tilus.kernels import quantized_matmul, streaming_read
 from tilus.kernels.problem import problem_for, relative_error
 from tilus.kernels.quantized_matmul import Launch
 from tilus.kernels.schedule import Schedule, schedules
+from tilus.runtime import tensors
 from tilus.runtime.nvrtc import Binary, Resources
 from tilus.target import ARCHITECTURES, runs_on
 
@@ -122,7 +127,9 @@ def test_calls_are_forgotten_in_the_end(
     assert [m for m, _ in w.calls] == [3] and device.asked["load"] == 1
 
 
-def test_the_choice_of_a_schedule_is_asked_once_for_so_many_rows(device: FakeDevice) -> None:
+def test_a_schedule_is_chosen_once_for_all_rows_of_a_bucket(
+    device: FakeDevice,
+) -> None:
     asked = []
 
     def choose(*question: Any) -> Schedule:
@@ -130,14 +137,20 @@ def test_the_choice_of_a_schedule_is_asked_once_for_so_many_rows(device: FakeDev
         return SMALL
 
     w = weight().to("cuda", choose=choose)
-    for m in (2, 2, 3):
+    for m in (2, 2, 1, 8, 9, 16, 17):
         tilus.matmul(rows(device, m), w)
-    assert asked == [(device, w.problem, m, N, K) for m in (2, 3)]
+    tilus.matmul(rows(device, 5), weight().to("cuda", choose=choose))
+    assert asked == [(device, w.problem, m, N, K) for m in (8, 1, 16, 32)]
     (parameters,) = on_device(device).kernels
     assert dict(parameters)["block_n"] == SMALL.block_n
     (kernel,) = on_device(device).kernels.values()
     grid = plan_of(w.problem, SMALL, 2, N, K, 5).launch.grid
     assert kernel.launches[:2] == [(7, grid)] * 2
+
+
+def test_buckets_are_where_heights_of_tiles_change() -> None:
+    sizes = [1, 2, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 1000]
+    assert [bucket(m) for m in sizes] == [1, 8, 8, 16, 16, 32, 32, 64, 64, 128, 128, 256, 1024]
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -302,3 +315,64 @@ def test_a_cubin_is_kept_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(config, "CACHE", Path("off"))
     loadable(program, "sm_80")
     assert compiled == ["sm_80", "sm_90", "sm_80"] and not Path("off").exists()
+
+
+def test_without_pytorch_placing_a_weight_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(tilus.TilusError, match="PyTorch is not installed: pip install torch"):
+        weight().to("cuda")
+
+
+class FakeTorch(ModuleType):
+    """What is asked of PyTorch to find a device: it has one GPU, of compute capability 9.0."""
+
+    def __init__(self, devices: int) -> None:
+        super().__init__("torch")
+        self.float16, self.bfloat16, self.Tensor = "half", "bfloat", FakeTensor
+        self.is_grad_enabled = lambda: False
+        self._C = SimpleNamespace(_cuda_getDevice=lambda: 0)
+        facts = SimpleNamespace(name="NVIDIA H200", major=9, minor=0, multi_processor_count=132)
+        self.cuda = SimpleNamespace(
+            is_available=lambda: devices > 0, device_count=lambda: devices, init=lambda: None,
+            current_device=lambda: 0, get_device_properties=lambda index: facts,
+            is_current_stream_capturing=lambda: False,
+            current_stream=lambda of: SimpleNamespace(cuda_stream=40 + of),
+        )  # fmt: skip
+
+    def device(self, named: str) -> Any:
+        kind, _, index = named.partition(":")
+        if kind not in ("cuda", "cpu"):
+            raise RuntimeError("Expected one of cpu, cuda")
+        return Named(kind, int(index) if index else None)
+
+
+@dataclass(frozen=True)
+class Named:
+    type: str
+    index: int | None
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+
+@pytest.mark.parametrize(("devices", "named", "message"), [
+    (1, "cpu", r"to\('cpu'\): the kernels run on CUDA devices"),
+    (1, "gpu", r"to\('gpu'\): PyTorch knows no such device, want one as in \"cuda\""),
+    (1, "cuda:1", "finds 1 CUDA devices here, counted from 0"),
+    (0, "cuda", "finds no CUDA device here"),
+])  # fmt: skip
+def test_a_device_that_is_not_there_is_refused(
+    devices: int, named: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch(devices))
+    with pytest.raises(tilus.TilusError, match=message):
+        tensors.device_of(named)
+
+
+def test_a_device_is_one_however_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch(1))
+    monkeypatch.setattr(tensors, "_device_at", cache(tensors.TorchDevice))
+    found = tensors.device_of("cuda")
+    assert found is tensors.device_of("cuda:0")
+    assert (found.index, found.name, found.arch) == (0, "NVIDIA H200", "sm_90a")
+    assert (found.multiprocessors, found.current(), found.stream_of(0)) == (132, 0, 40)

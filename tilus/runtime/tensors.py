@@ -104,7 +104,12 @@ def device_of(device: Any) -> TorchDevice:
         raise TilusError(
             "weights on a GPU are PyTorch tensors, and PyTorch is not installed: pip install torch"
         ) from missing
-    named = torch.device(device)
+    try:
+        named = torch.device(device)
+    except RuntimeError as unknown:
+        raise TilusError(
+            f'to({device!r}): PyTorch knows no such device, want one as in "cuda" or "cuda:1"'
+        ) from unknown
     if named.type != "cuda":
         raise TilusError(
             f"to({str(named)!r}): the kernels run on CUDA devices; for NumPy arrays the weight is"
@@ -112,7 +117,13 @@ def device_of(device: Any) -> TorchDevice:
         )
     if not torch.cuda.is_available():
         raise TilusError(f"to({str(named)!r}): PyTorch finds no CUDA device here")
-    return _device_at(torch.cuda.current_device() if named.index is None else named.index)
+    index = torch.cuda.current_device() if named.index is None else named.index
+    if index >= torch.cuda.device_count():
+        raise TilusError(
+            f"to({str(named)!r}): PyTorch finds {torch.cuda.device_count()} CUDA devices here,"
+            " counted from 0"
+        )
+    return _device_at(index)
 
 
 @cache
