@@ -301,7 +301,7 @@ def test_a_cubin_is_kept_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monkey
 
     def compile_cubin(text: str, entry: str, arch: str, shared_bytes: int) -> Binary:
         compiled.append(arch)
-        return Binary(f"{entry} {arch}".encode(), Resources(1, shared_bytes, 0), "", 0.0)
+        return Binary(f"{entry} {arch}".encode(), Resources(1, shared_bytes, 0, False), "", 0.0)
 
     monkeypatch.setattr(compiler.nvrtc, "compile_cubin", compile_cubin)
     monkeypatch.setattr(config, "CACHE", tmp_path / "new")
