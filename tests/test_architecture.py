@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "services.figures": "",
     "services.models": "",
     "services.experiments": "tilus services.figures services.messages services.models",
-    "services.records": "pydantic services.figures services.messages",
+    "services.records": "tilus pydantic services.figures services.messages",
     "services.selection": (
         "tilus services.figures services.messages services.experiments services.records"
     ),
