@@ -17,8 +17,9 @@ REACHED = 0.92  # of the bandwidth on paper, by a plain read of an H200
 # A plain read on one NVIDIA H200, the L2 cache full of what others wrote: (bytes, seconds), from
 # the floors of `results/recorded`.
 H200_READS = (
-    (8.6e6, 8.1 * US), (17.3e6, 11.0 * US), (34.6e6, 16.3 * US), (59e6, 23.9 * US),
-    (69e6, 25.9 * US), (118e6, 40 * US), (242e6, 68.3 * US), (470e6, 116.3 * US),
+    (10.5e6, 8.1 * US), (19e6, 11.0 * US), (35.5e6, 16.2 * US), (50.6e6, 21.0 * US),
+    (69.5e6, 26.1 * US), (120e6, 39.3 * US), (177e6, 52.1 * US), (242e6, 66.5 * US),
+    (354e6, 90.6 * US), (471e6, 116.6 * US), (940e6, 218.1 * US),
 )  # fmt: skip
 
 

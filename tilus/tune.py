@@ -44,6 +44,7 @@ SPACE: dict[str, tuple[int, ...]] = {
 WIDEST = 1024  # columns of a tile
 MOST_THREADS = 1024
 MOST_REGISTERS = 255  # of a thread
+MOST_SPILLED = 0.5  # of a thread's registers
 REGISTERS_BESIDE = 36  # addresses, counters, words on their way
 
 # Cycles of one of a multiprocessor's schedulers for a product of 16 columns, 16 deep (256 weights),
@@ -59,6 +60,7 @@ SUM = 4.2  # of a sum, when a group ends
 COPY = 4.0  # of 512 bytes that threads copy themselves
 MEETING = 650.0  # of a step
 LATENCY = 0.875 * US  # of memory under load
+SPILL = 2.0  # of a step, for each time over that registers are wanted; not fitted
 SHARING = 1.9 * US  # of handing the sums of a tile to another block
 POWER = 4.0  # how much of the shorter of reading and computing is hidden
 L2_SPEED = 1.27  # of the memory's; what all blocks read of A comes from there
@@ -138,7 +140,7 @@ def fits(plan: Schedule, problem: Problem, target: Target) -> bool:
     chip, threads = MULTIPROCESSORS[target.number], WARP * plan.warps * plan.teams
     if threads > MOST_THREADS or threads * plan.blocks_per_sm > chip.threads:
         return False
-    return sums(plan) <= MOST_SUMS and registers(plan, problem) <= registers_left(plan)
+    return sums(plan) <= MOST_SUMS and spilled(plan, problem) <= MOST_SPILLED
 
 
 def sums(plan: Schedule) -> int:
@@ -149,10 +151,17 @@ def sums(plan: Schedule) -> int:
 def registers(plan: Schedule, problem: Problem) -> int:
     """About how many registers a thread needs: sums, those under way, rows of A, weights."""
     panel = plan.block_m // 2
-    under_way = panel * (3 if plan.block_m <= 16 else 2) * (problem.group_size != -1)
+    grouped = problem.group_size != -1
+    under_way = panel * (3 if plan.block_m <= 16 else 2) * grouped
     rows = panel * has_row_sums(problem)
-    a = 0 if plan.warpgroups else plan.block_m * 2
+    depth = gcd(problem.group_size, plan.block_k // plan.teams) if grouped else 0
+    a = 0 if plan.warpgroups else plan.block_m * max(depth, weights.TILE_K) // weights.TILE_K
     return REGISTERS_BESIDE + sums(plan) + under_way + rows + a + 2 * problem.b_dtype.bits
+
+
+def spilled(plan: Schedule, problem: Problem) -> float:
+    """How many times over a thread's registers are wanted, beyond those that it may have."""
+    return max(0.0, registers(plan, problem) / registers_left(plan) - 1)
 
 
 def registers_left(plan: Schedule) -> int:
@@ -228,7 +237,7 @@ def unit_cycles(plan: Schedule, problem: Problem, gpu: Gpu) -> float:
     cycles = products * (max(multiply * with_rows, cast) + alone + group_cycles(plan, problem))
     if not plan.engine:
         cycles += COPY * sum(unit_bytes(plan, problem)) / 512 / SCHEDULERS
-    return cycles + MEETING / plan.blocks_per_sm
+    return (cycles + MEETING / plan.blocks_per_sm) * (1 + SPILL * spilled(plan, problem))
 
 
 def product_cycles(plan: Schedule, gpu: Gpu) -> float:

@@ -128,7 +128,8 @@ def _tune(session: Session) -> int:
     requests = [tuning.part(request, cell) for cell in missing]
     outcomes = _made(requests, session) if requests else []
     known = _of_device(path, request.uuid)
-    kept = tuned.keep(tuning.entries(known[cell] for cell in cells if cell in known))
+    won = tuning.entries(known[cell] for cell in cells if cell in known)
+    kept = tuned.keep(won, tuned.FOLDER)
     _complain(outcomes, session)
     if options.json:
         found = [known[cell].model_dump(mode="json") for cell in cells if cell in known]

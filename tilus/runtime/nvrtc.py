@@ -84,7 +84,10 @@ def compiled(
         log = told(made, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog)
         said = log.decode().strip("\0\n")
         if failed:
-            raise TilusError(f"{entry} does not compile for {arch}: {said or failed}")
+            wrong = [line for line in said.splitlines() if "error" in line.lower()]
+            raise TilusError(
+                f"{entry} does not compile for {arch}: {'; '.join(wrong) or said or failed}"
+            )
         return told(made, size, get), said
     finally:
         nvrtc.nvrtcDestroyProgram(made)

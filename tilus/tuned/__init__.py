@@ -192,7 +192,7 @@ def moment(entry: Entry) -> datetime:
     return datetime.fromisoformat(entry.measured_at)
 
 
-def keep(entries: Iterable[Entry], folder: Path = FOLDER) -> list[Path]:
+def keep(entries: Iterable[Entry], folder: Path) -> list[Path]:
     """Merge the entries into the files of their GPUs, each whole or not at all; gives the files."""
     paths = []
     by_gpu: dict[str, list[Entry]] = {}
