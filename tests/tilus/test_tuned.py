@@ -74,6 +74,12 @@ def test_a_shape_nobody_tuned_gets_the_nearest_one_that_fits_it_whole(folder: Pa
     assert found(16, 8192 + 64, 4096) is None
 
 
+def test_a_shape_that_was_tuned_is_found_whatever_fits(folder: Path) -> None:
+    ragged = replace(ENTRY, n=8192 + 64)
+    tuned.keep([ragged], folder)
+    assert found(16, 8192 + 64, 4096) == PLAN
+
+
 def test_the_last_measurement_of_a_place_counts_whatever_the_order(folder: Path) -> None:
     later = replace(ENTRY, m=12, schedule=OTHER, measured_at="2026-01-02T04:04:05+00:00")
     assert tuned.merged([ENTRY, later]) == tuned.merged([later], [ENTRY]) == [later]
