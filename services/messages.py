@@ -11,7 +11,7 @@ Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Arch = Annotated[str, Field(pattern=r"^sm_\d{2,3}a?$")]
 Mode = Literal["measured", "recorded"]
 Extent = Annotated[int, Field(ge=1, le=1 << 20)]
-TRIED = 32  # schedules that the tuner tries for a cell
+TRIED = 64  # schedules that the tuner tries for a cell
 
 FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$"
 FileName = Annotated[str, Field(pattern=FILE_NAME)]

@@ -48,19 +48,19 @@ MOST_SPILLED = 0.5  # of a thread's registers
 REGISTERS_BESIDE = 36  # addresses, counters, words on their way
 
 # Cycles of one of a multiprocessor's schedulers for a product of 16 columns, 16 deep (256 weights),
-# measured on an H200: docs/performance.md.
+# measured on an H200 (docs/performance.md); of other chips, those that their tensor cores need.
 SCHEDULERS = 4
 WARPGROUP_BEGINS = 6.5  # the weight passes through registers
 WARPGROUP_ROW, WARPGROUP_LEAST = 0.5, 8.0  # for each row of A, and at the least
 WARP_8_ROWS = {80: 8.0, 86: 16.0, 89: 16.0, 90: 6.7, 100: 8.0, 120: 16.0}
 LOGIC = 2.0  # of an instruction
-# Fitted to the times in results/recorded, as all below.
+# Fitted to recorded times of an H200, as all below but for the two that are guessed.
 TURNS = 0.6  # what of the shorter of product and cast is not hidden, where one warp is alone
 SUM = 3.6  # of a sum, when a group ends
-COPY = 4.0  # of 512 bytes that threads copy themselves
+COPY = 4.0  # of 512 bytes that threads copy themselves; guessed
 MEETING = 600.0  # of a step
 LATENCY = 0.6 * US  # of memory under load
-SPILL = 2.0  # of a step, for each time over that registers are wanted; not fitted
+SPILL = 2.0  # of a step, for each time over that registers are wanted; guessed
 SHARING = 2.2 * US  # of handing the sums of a tile to another block
 POWER = 3.8  # how much of the shorter of reading and computing is hidden
 L2_SPEED = 1.27  # of the memory's; what all blocks read of A comes from there

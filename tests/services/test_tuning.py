@@ -112,6 +112,18 @@ def test_a_run_of_it_compiles_and_measures_as_many_as_asked_and_draws_nothing(fl
         runs.plan(REQUEST.model_copy(update={"mode": "recorded"}), fleet)
 
 
+def test_the_api_begins_it_and_gives_its_records(client, fleet, shipped):
+    part = tuning.part(REQUEST, selected(REQUEST)[0])
+    answer = client.post("/v1/runs", json=part.model_dump(mode="json"))
+    assert answer.status_code == 202
+    assert answer.json()["counts"] == {"compile": {"waiting": 24}, "measure": {"waiting": 1}}
+    wide = part.model_dump(mode="json") | {"limit": 100_000}
+    assert client.post("/v1/runs", json=wide).status_code == 422
+    append(record_path(fleet.settings.results, part.gpu, TUNE), won(selected(part)[0]))
+    (found,) = client.get("/v1/results", params={"figure": TUNE}).json()
+    assert found["latency_ms"] == 0.1
+
+
 def test_its_runs_go_on_where_they_stopped(fleet, shipped):
     cell = selected(REQUEST)[0]
     part = tuning.part(REQUEST, cell)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 COPIED = (
     *("tilus", "tests/tilus", "examples", "tests/examples"),
     *("services", "tests/services", "tests/conftest.py", "docs", "pyproject.toml"),
-    *("scripts", "tests/test_lock_gpu_clocks.py"),
+    *("scripts", "tests/test_lock_gpu_clocks.py", "results/recorded"),
 )
 
 
