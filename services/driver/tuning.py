@@ -20,7 +20,8 @@ def is_tuned(record: Record | None, at: Revision, limit: int) -> bool:
     """Whether a record says all that this commit would find out; of a changed tree nothing does."""
     if record is None or record.status != "ok" or at.dirty or record.dirty:
         return False
-    return record.commit == at.commit and len(record.candidates) >= limit
+    known = record.commit == at.commit != "unknown"
+    return known and len(record.candidates) >= limit
 
 
 def part(request: RunRequest, cell: Cell) -> RunRequest:

@@ -1,18 +1,20 @@
 """The tuner: which kernels it tries, when it gives one up, what it keeps, and where it goes on."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from services import runs
+from services.building import build_kernel
 from services.driver import app, tuning
 from services.driver.options import parse
 from services.executors import tilus as ours
 from services.experiments import BENCH_TYPES, OPERATOR_BATCHES, OPERATOR_SHAPES, workload
 from services.figures import TUNE
 from services.gpu import Device
-from services.messages import RunRequest, RunState
+from services.messages import KernelSpec, RunRequest, RunState
 from services.records import Candidate, append, file_name, load, record_path
 from services.revision import Revision
 from services.runner import jobs
@@ -197,6 +199,45 @@ def test_the_runner_tunes_a_cell_into_one_record_of_the_verified_winner(tmp_path
     assert jobs.measure_cell(asked, at) == record
 
 
+class Timed(Scripted):
+    """Kernels whose times follow from their schedules: the deeper a step, the faster."""
+
+    name = "tilus"
+
+    def prepare(self, problem, spec, built):
+        assert built.files["kernel.cubin"] == spec.canonical().encode()
+
+        def launch(slot):
+            problem.launches += 1
+            problem.now = {"us": 2000 - spec.parameters["block_k"] - spec.parameters["stages"]}
+            return problem.now
+
+        return launch
+
+
+def test_a_cell_goes_from_its_plan_to_the_set_that_is_looked_up(fleet, shipped, tmp_path):
+    part = tuning.part(REQUEST, selected(REQUEST)[1])
+    plan = runs.plan(part, fleet)
+    *compiles, measure_task = plan.tasks
+    for task in compiles:
+        spec_of = KernelSpec.model_validate(task.message)
+        assert build_kernel(spec_of, fleet.store, fleet.executors, "c0ffee").key == task.key
+    at = replace(
+        runner_house(tmp_path, []), store=fleet.store, executors={"tilus": Timed([])},
+        results=fleet.settings.results, revision=COMMIT,
+    )  # fmt: skip
+    record = jobs.measure_cell(jobs.Measurement.model_validate(measure_task.message), at)
+    assert len(record.candidates) == 24 and {one.status for one in record.candidates} == {"ok"}
+    tried = [one.schedule for one in record.candidates]
+    assert record.kernel.schedule == max(tried, key=lambda s: (s["block_k"], s["stages"]))
+    cell = record.cell
+    assert tuning.untuned([cell], {cell: record}, COMMIT, 24) == []
+    tuned.keep(tuning.entries([record]), shipped)
+    work = cell.workload
+    found = tuned.best("fixture-gpu", "sm_90a", ours.problem_of(work), work.m, work.n, work.k)
+    assert found == checked_schedule(record.kernel.schedule)
+
+
 def test_only_what_this_commit_has_not_tuned_is_tuned():
     one, two, three, four, five = selected(REQUEST)[:5]
     known = {
@@ -209,6 +250,8 @@ def test_only_what_this_commit_has_not_tuned_is_tuned():
     cells = selected(REQUEST)
     assert tuning.untuned(cells, known, COMMIT, 24) == list(cells[1:])
     assert tuning.untuned(cells, known, COMMIT._replace(dirty=True), 24) == list(cells)
+    nameless = {one: won(one, commit="unknown")}
+    assert tuning.untuned([one], nameless, Revision("unknown", dirty=False), 24) == [one]
 
 
 def test_a_winner_is_kept_with_where_it_is_from():

@@ -174,6 +174,13 @@ def test_an_idle_multiprocessor_and_a_short_pipeline_cost_time() -> None:
     )
 
 
+def test_shorter_groups_cost_more() -> None:
+    plan = Schedule(block_m=16, block_n=128, block_k=256, warps=4, stages=4)
+    costs = [tune.group_cycles(plan, problem(group_size=size)) for size in (-1, 128, 64, 32)]
+    assert costs[0] == 0 < costs[1] == costs[2] / 2 == costs[3] / 4
+    assert tune.group_cycles(plan, problem(zeros=True)) == 2 * costs[1]
+
+
 def test_a_cast_of_more_steps_costs_more() -> None:
     names = ("uint4", "uint3", "float4_e2m1", "float3_e1m1", "float8_e7m0", "float8_e4m3")
     costs = {name: tune.cast_instructions(dtype(name)) for name in names}
