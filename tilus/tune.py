@@ -54,7 +54,7 @@ WARPGROUP_BEGINS = 6.5  # the weight passes through registers
 WARPGROUP_ROW, WARPGROUP_LEAST = 0.5, 8.0  # for each row of A, and at the least
 WARP_8_ROWS = {80: 8.0, 86: 16.0, 89: 16.0, 90: 6.7, 100: 8.0, 120: 16.0}
 LOGIC = 2.0  # of an instruction
-# Fitted to recorded times of an H200, as all below but for the two that are guessed.
+# Fitted to recorded times of an H200, as all below but for those that are guessed.
 TURNS = 0.6  # what of the shorter of product and cast is not hidden, where one warp is alone
 SUM = 3.6  # of a sum, when a group ends
 COPY = 4.0  # of 512 bytes that threads copy themselves; guessed
@@ -69,6 +69,7 @@ STRADDLING = 5.0  # fields that lie in two halves of words
 MOVED = 1.25  # fields that lie elsewhere in their half
 SIGN = 1.1  # of floats
 WIDE = 2.4  # floats that do not lift
+SCALING = 2.0  # where scales meet weights: these are not lifted but cast, and multiplied; guessed
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ def planned(choice: dict[str, int]) -> Schedule | None:
 
 
 def heights(m: int) -> tuple[int, ...]:
-    """The lowest tile that holds all rows, and the next lower one; for more rows the highest."""
+    """The lowest tile that holds all rows, else the highest, and the next two lower ones."""
     enough = next((i for i, height in enumerate(HEIGHTS) if m <= height), len(HEIGHTS) - 1)
-    return HEIGHTS[max(0, enough - 1) : enough + 1]
+    return HEIGHTS[max(0, enough - 2) : enough + 1]
 
 
 def widths(n: int, gpu: Gpu) -> tuple[int, ...]:
@@ -136,7 +137,9 @@ def widths(n: int, gpu: Gpu) -> tuple[int, ...]:
 
 
 def fits(plan: Schedule, problem: Problem, target: Target) -> bool:
-    """Whether threads and registers suffice for a legal schedule."""
+    """Whether threads and registers suffice for a legal schedule that differs from the others."""
+    if plan.weights_scaled and problem.group_size == -1:
+        return False
     chip, threads = MULTIPROCESSORS[target.number], WARP * plan.warps * plan.teams
     if threads > MOST_THREADS or threads * plan.blocks_per_sm > chip.threads:
         return False
@@ -151,10 +154,9 @@ def sums(plan: Schedule) -> int:
 def registers(plan: Schedule, problem: Problem) -> int:
     """About how many registers a thread needs: sums, those under way, rows of A, weights."""
     panel = plan.block_m // 2
-    grouped = problem.group_size != -1
-    under_way = panel * (3 if plan.block_m <= 16 else 2) * grouped
-    rows = panel * has_row_sums(problem)
-    depth = gcd(problem.group_size, plan.block_k // plan.teams) if grouped else 0
+    under_way = panel * (3 if plan.block_m <= 16 else 2) * folds(plan, problem)
+    rows = panel * has_row_sums(plan, problem)
+    depth = fold(plan, problem) if folds(plan, problem) else 0
     a = 0 if plan.warpgroups else plan.block_m * max(depth, weights.TILE_K) // weights.TILE_K
     return REGISTERS_BESIDE + sums(plan) + under_way + rows + a + 2 * problem.b_dtype.bits
 
@@ -170,9 +172,14 @@ def registers_left(plan: Schedule) -> int:
     return min(MOST_REGISTERS, REGISTERS // threads)
 
 
-def has_row_sums(problem: Problem) -> bool:
+def has_row_sums(plan: Schedule, problem: Problem) -> bool:
     """Whether the sums of A's rows are needed, to correct what zeros and lifting leave out."""
-    return problem.zeros or lift_offset(problem.b_dtype) != 0
+    return not plan.weights_scaled and (problem.zeros or lift_offset(problem.b_dtype) != 0)
+
+
+def folds(plan: Schedule, problem: Problem) -> bool:
+    """Whether scales and zeros meet the sums, at the end of each group."""
+    return problem.group_size != -1 and not plan.weights_scaled
 
 
 def estimate(plan: Schedule, problem: Problem, m: int, n: int, k: int, gpu: Gpu) -> Estimate:
@@ -229,9 +236,9 @@ def panels(plan: Schedule) -> int:
 def unit_cycles(plan: Schedule, problem: Problem, gpu: Gpu) -> float:
     """Cycles of each scheduler for one step of a tile."""
     products = plan.block_k // 16 * (plan.block_n // 16) / SCHEDULERS
-    with_rows = 1 + has_row_sums(problem) / panels(plan)
+    with_rows = 1 + has_row_sums(plan, problem) / panels(plan)
     multiply = product_cycles(plan, gpu)
-    cast = LOGIC * 4 * cast_instructions(problem.b_dtype)
+    cast = LOGIC * 4 * (cast_instructions(problem.b_dtype) + SCALING * plan.weights_scaled)
     warps = plan.warps * plan.teams * plan.blocks_per_sm / SCHEDULERS
     alone = min(multiply, cast) * TURNS / warps
     cycles = products * (max(multiply * with_rows, cast) + alone + group_cycles(plan, problem))
@@ -249,10 +256,15 @@ def product_cycles(plan: Schedule, gpu: Gpu) -> float:
 
 def group_cycles(plan: Schedule, problem: Problem) -> float:
     """Cycles that scales and zeros cost of each product."""
-    if problem.group_size == -1:
+    if not folds(plan, problem):
         return 0.0
-    fold = gcd(problem.group_size, plan.block_k // plan.teams)
-    return SUM * (1 + has_row_sums(problem)) * plan.block_m / 2 * 16 / fold
+    sums_of_a_fold = (1 + has_row_sums(plan, problem)) * plan.block_m / 2
+    return SUM * sums_of_a_fold * 16 / fold(plan, problem)
+
+
+def fold(plan: Schedule, problem: Problem) -> int:
+    """How many steps of k a scale holds for, within a step of a tile."""
+    return gcd(problem.group_size, plan.block_k // plan.teams)
 
 
 @cache

@@ -181,6 +181,20 @@ def test_shorter_groups_cost_more() -> None:
     assert tune.group_cycles(plan, problem(zeros=True)) == 2 * costs[1]
 
 
+def test_scales_that_meet_weights_cost_casts_and_save_sums() -> None:
+    plan, of = Schedule(16, 128, 256, 4, 4, warpgroups=True, engine=True), problem(zeros=True)
+    scaled = replace(plan, weights_scaled=True)
+    assert tune.group_cycles(scaled, of) == 0 < tune.group_cycles(plan, of)
+    assert tune.registers(scaled, of) < tune.registers(plan, of)
+    assert seconds(scaled, of, 16, 8192, 8192) > seconds(plan, of, 16, 8192, 8192)
+    tall, tall_scaled = (replace(one, block_m=128) for one in (plan, scaled))
+    assert seconds(tall_scaled, of, 4096, 8192, 8192) < seconds(tall, of, 4096, 8192, 8192)
+    found = list(tune.space(of, 16, 8192, H200, target("sm_90a")))
+    assert {one.weights_scaled for one in found} == {False, True}
+    ungrouped = tune.space(problem(group_size=-1), 16, 8192, H200, target("sm_90a"))
+    assert not any(one.weights_scaled for one in ungrouped)
+
+
 def test_a_cast_of_more_steps_costs_more() -> None:
     names = ("uint4", "uint3", "float4_e2m1", "float3_e1m1", "float8_e7m0", "float8_e4m3")
     costs = {name: tune.cast_instructions(dtype(name)) for name in names}
