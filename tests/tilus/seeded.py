@@ -84,7 +84,7 @@ BUGS = [
         "a multiprocessor has one block's work", TUNE_TESTS),
     Bug(TUNE, "shared = SHARING * (blocks != tiles)", "shared = 20 * SHARING",
         "all share their tiles", TUNE_TESTS),
-    Bug(TUNE, "cast = LOGIC * 4 * cast", "cast = LOGIC * cast", "a product casts two weights",
+    Bug(TUNE, "cast = LOGIC * 4 * (", "cast = LOGIC * (", "a product casts two weights",
         TUNE_TESTS),
     Bug(TUNE, "    if not folds(plan, problem):\n        return 0.0\n", "    return 0.0\n",
         "groups cost nothing", TUNE_TESTS),
