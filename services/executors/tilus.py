@@ -166,7 +166,7 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
         spec.parameters, shape.m, shape.n, shape.k, problem.multiprocessors
     )
     sizes = {"m": shape.m, "n": shape.n, "k": shape.k, "blocks": size.grid[0]}
-    source = compiler.text_of(_program(spec), spec.arch)
+    source = _source(spec.canonical())
 
     def maps(slot: int) -> list[object]:
         """A is the only tensor that the copy engine is given a map of."""
@@ -184,6 +184,12 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
         tuple(sizes.values()),
         maps,
     )
+
+
+@cache
+def _source(canonical: str) -> codegen.Source:
+    spec = KernelSpec.model_validate_json(canonical)
+    return compiler.text_of(_program(spec), spec.arch)
 
 
 def _program(spec: KernelSpec) -> tilus.Program:
