@@ -20,9 +20,10 @@ from redis import Redis
 import tilus
 from services import queue
 from services.building import check_key
+from services.executors import tilus as ours
 from services.executors.base import Executor, ExecutorError
 from services.experiments import MODEL_FIGURES
-from services.figures import BENCH
+from services.figures import TABLES, TUNE
 from services.messages import (
     Cause,
     Cell,
@@ -129,8 +130,10 @@ def plan(request: RunRequest, fleet: Fleet, now: datetime | None = None) -> Plan
         case _ if request.figure in MODEL_FIGURES:
             gpu = request.gpu if MODEL_FIGURES[request.figure].every_gpu else gpu
             work = _of_models(request, gpu, fleet)
-        case "recorded" if request.figure == BENCH:
-            raise BadRequest("the benchmark has nothing to draw from records: it measures")
+        case "recorded" if request.figure in TABLES:
+            raise BadRequest(
+                "the benchmark and the tuner have nothing to draw from records: they measure"
+            )
         case "recorded":
             work = _recorded(request, gpu, selected(request), fleet)
         case "measured":
@@ -138,7 +141,7 @@ def plan(request: RunRequest, fleet: Fleet, now: datetime | None = None) -> Plan
                 raise BadRequest("a measured run needs the name of its GPU")
             work = _measured(request, selected(request), fleet)
     waits = tuple(task.id for task in work.tasks if not task.stored and task.kind != "compile")
-    drawings = [] if request.figure == BENCH else [_drawing(request, gpu, waits)]
+    drawings = [] if request.figure in TABLES else [_drawing(request, gpu, waits)]
     return Plan(
         id=request.key()[:16],
         request=request,
@@ -345,7 +348,7 @@ def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> Work:
         if executor is None or executor.refusal(cell.workload) is not None:
             unmeasured[cell.executor] += 1
             continue
-        specs = executor.candidates(cell.workload, request.arch)
+        specs = _candidates(request, cell, executor)
         keys = [executor.key(spec) for spec in specs]
         done = None if request.fresh else finished(records, cell, keys, request.uuid)
         for key, spec in zip(keys, specs, strict=True):
@@ -354,6 +357,13 @@ def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> Work:
         missing = tuple(compiles[k].id for k in keys if done is None and not compiles[k].stored)
         measures.append(_measure(request, cell, specs, keys, missing, stored=done is not None))
     return Work([*compiles.values(), *measures], unmeasured)
+
+
+def _candidates(request: RunRequest, cell: Cell, executor: Executor) -> list[KernelSpec]:
+    """The kernels to choose from: the executor's own, for the tuner many more."""
+    if request.figure == TUNE:
+        return ours.space(cell.workload, request.arch, request.gpu, request.limit)
+    return executor.candidates(cell.workload, request.arch)
 
 
 def title(spec: KernelSpec) -> str:

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "tilus.nodes": f"{COMPILER} tilus.names",
     "tilus.admission": f"{COMPILER} tilus.groups tilus.names tilus.nodes tilus.passes",
     "tilus.where": "tilus.errors",
-    "tilus.lang": f"{COMPILER} tilus.codegen tilus.names tilus.where",
+    "tilus.lang": f"{COMPILER} tilus.codegen tilus.config tilus.names tilus.where",
     "tilus.text": f"{COMPILER} tilus.names tilus.nodes tilus.admission",
     "tilus.runtime": "tilus.config tilus.errors tilus.target numpy cuda torch",
     "tilus": "numpy",
@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "services.figures": "",
     "services.models": "",
     "services.experiments": "tilus services.figures services.messages services.models",
-    "services.records": "pydantic services.figures services.messages",
+    "services.records": "tilus pydantic services.figures services.messages",
     "services.selection": (
         "tilus services.figures services.messages services.experiments services.records"
     ),

@@ -118,13 +118,15 @@ def cubin_of(source: codegen.Source, arch: str) -> bytes:
 
 def run_stages(program: Program, arch: str = DEFAULT) -> debug.Compile:
     """Every stage of a compile, to look at."""
+    start = time.perf_counter()
     check_program(program)
+    checking = time.perf_counter() - start
     steps = debug.run_passes(program, PASSES)
     start = time.perf_counter()
     source = codegen.generate(steps[-1].program, arch)
     writing = time.perf_counter() - start
     built = nvrtc.compile_cubin(source.text, source.entry, arch, source.shared_bytes)
-    return debug.Compile(arch, steps, source, writing, built)
+    return debug.Compile(arch, steps, source, writing, built, checking)
 
 
 def text_of(program: Program, arch: str) -> codegen.Source:

@@ -19,10 +19,12 @@ from tilus.codegen import map_numbers
 from tilus.compiler import Loadable, loadable
 from tilus.dtypes import DType
 from tilus.errors import TilusError
+from tilus.gpus import folder_name
 from tilus.kernels import quantized_matmul
 from tilus.kernels.problem import Problem
 from tilus.kernels.quantized_matmul import F32_BYTES, Launch
-from tilus.kernels.schedule import Schedule, checked_schedule, schedules
+from tilus.kernels.schedule import Schedule
+from tilus.tuned import best, bucket
 
 Tensor = Any  # of PyTorch
 Parameters = tuple[tuple[str, Any], ...]  # of `quantized_matmul.program`, in order of their names
@@ -66,17 +68,10 @@ class Device(Hashable, Protocol):
 Choice = Callable[[Device, Problem, int, int, int], Schedule]  # for a problem and its m, n, k
 
 
-def first_guess(device: Device, problem: Problem, m: int, n: int, k: int) -> Schedule:
-    """The first of the library's schedules."""
-    found = schedules(problem.b_dtype.name, problem.group_size, m, n, device.arch)
-    if not found:
-        raise TilusError(f"no schedule for {problem} with m = {m}, n = {n} fits {device.arch}")
-    return checked_schedule(found[0])
-
-
-def bucket(m: int) -> int:
-    """The m that stands for so many rows: the next of 1, 8, 16, 32 and so on, by doubling."""
-    return 1 if m == 1 else max(8, doubled(m))
+def best_known(device: Device, problem: Problem, m: int, n: int, k: int) -> Schedule:
+    """The schedule that was measured to be the fastest, or else is estimated to be."""
+    gpu, multiprocessors = folder_name(device.name), device.multiprocessors
+    return best(gpu, device.arch, problem, m, n, k, multiprocessors)
 
 
 @cache
@@ -234,7 +229,7 @@ class DeviceWeight:
     scales: Tensor
     zeros: Tensor | None
     device: Device
-    choose: Choice = first_guess
+    choose: Choice = best_known
     calls: dict[tuple[int, int], Call] = field(default_factory=dict)  # by rows and stream
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tilus.dispatch import Choice, DeviceWeight, first_guess
+from tilus.dispatch import Choice, DeviceWeight, best_known
 from tilus.dtypes import DType, dtype
 from tilus.errors import TilusError
 from tilus.kernels import weights
@@ -51,7 +51,7 @@ class QuantizedWeight:
         return numbers
 
     def to(
-        self, device: Any, a_dtype: Any = "float16", choose: Choice = first_guess
+        self, device: Any, a_dtype: Any = "float16", choose: Choice = best_known
     ) -> DeviceWeight:
         """The weight on a CUDA device, for activations in float16 or bfloat16.
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 COPIED = (
     *("tilus", "tests/tilus", "examples", "tests/examples"),
     *("services", "tests/services", "tests/conftest.py", "docs", "pyproject.toml"),
-    *("scripts", "tests/test_lock_gpu_clocks.py"),
+    *("scripts", "tests/test_lock_gpu_clocks.py", "results/recorded"),
 )
 
 
@@ -75,8 +75,53 @@ ANSWERS = ("tests/tilus/test_passes_keep_answers.py",)
 
 EXAMPLES = ("tests/examples/test_examples.py",)
 
+TUNE, TUNED, GPUS = "tilus/tune.py", "tilus/tuned/__init__.py", "tilus/gpus.py"
+TUNE_TESTS, TUNED_TESTS = ("tests/tilus/test_tune.py",), ("tests/tilus/test_tuned.py",)
+
 # fmt: off
 BUGS = [
+    Bug(TUNE, "ahead = plan.stages - 1 - (", "ahead = 8 - (", "stages do not matter", TUNE_TESTS),
+    Bug(TUNE, "busiest = units * -(-blocks // gpu.multiprocessors)", "busiest = units",
+        "a multiprocessor has one block's work", TUNE_TESTS),
+    Bug(TUNE, "shared = SHARING * (blocks != tiles)", "shared = 20 * SHARING",
+        "all share their tiles", TUNE_TESTS),
+    Bug(TUNE, "cast = LOGIC * 4 * (", "cast = LOGIC * (", "a product casts two weights",
+        TUNE_TESTS),
+    Bug(TUNE, "    if not folds(plan, problem):\n        return 0.0\n", "    return 0.0\n",
+        "groups cost nothing", TUNE_TESTS),
+    Bug(TUNE, "with_rows = 1 + has_row_sums(plan, problem) / panels(plan)",
+        "with_rows = 1 + 3 * has_row_sums(plan, problem)", "row sums cost three panels",
+        TUNE_TESTS),
+    Bug(TUNE, "return problem.group_size != -1 and not plan.weights_scaled",
+        "return problem.group_size != -1", "scaled weights wait for their sums", TUNE_TESTS),
+    Bug(TUNE, "spilled(plan, problem) <= MOST_SPILLED", "True", "registers are without end",
+        ("tests/tilus/test_tune.py::test_what_spills_by_half_is_left_out",)),
+    Bug(TUNE, "heapq.nsmallest(limit", "heapq.nlargest(limit", "the slowest come first",
+        TUNE_TESTS),
+    Bug(TUNE, "    if not engine:\n", "    if False:\n", "every chip has warpgroups", TUNE_TESTS),
+    Bug(GPUS, "        if not self.reads:\n", "        if True:\n",
+        "what was measured is not used", TUNE_TESTS),
+    Bug(GPUS, "replace(alike[0], reads=())", "alike[0]",
+        "a GPU nobody knows reads as one that was measured", TUNE_TESTS),
+    Bug(TUNED, "max(8, 1 << (m - 1).bit_length())", "max(8, 1 << m.bit_length())",
+        "a bucket ends before its number", TUNED_TESTS),
+    Bug(TUNED, "return shapes.get((n, k)) or nearest(shapes, n, k)", "return nearest(shapes, n, k)",
+        "a schedule whose tiles do not fit is not found for its own shape",
+        ("tests/tilus/test_tuned.py::test_a_shape_that_was_tuned_is_found_whatever_fits",)),
+    Bug(TUNED, "if n % plan.block_n == 0 and k % plan.block_k == 0", "",
+        "a neighbour's tiles need not fit", TUNED_TESTS),
+    Bug(TUNED, "if distance <= NEAR else", "if shape in shapes else",
+        "any shape is near", TUNED_TESTS),
+    Bug(TUNED, "        problem.zeros, bucket(m),\n", "        False, bucket(m),\n",
+        "zeros do not matter", TUNED_TESTS),
+    Bug(TUNED, "moment(entry) >= moment(known)", "True", "the last in the files counts",
+        TUNED_TESTS),
+    Bug(TUNED, "if len(merged(entries)) < len(entries):", "if False:",
+        "two schedules for one shape are taken", TUNED_TESTS),
+    Bug(TUNED, "entry.gpu == path.stem", "True", "another GPU's schedules are taken", TUNED_TESTS),
+    Bug(TUNED, "merged(load(path), new)", "merged(new)", "what was kept is forgotten", TUNED_TESTS),
+    Bug(TUNED, "    index.cache_clear()\n", "", "what is kept is found in the next process",
+        TUNED_TESTS),
     Bug(DTYPES, "(1 << self.exponent >> 1) - 1", "(1 << self.exponent >> 1)",
         "exponent bias off by one"),
     Bug(DTYPES, "np.maximum(exponent, 1) - self.bias", "exponent - self.bias",
@@ -265,7 +310,7 @@ BUGS = [
     Bug(DISPATCH, "maps = self.maps.get(a)", "maps = next(iter(self.maps.values()), None)",
         "the map of another A"),
     Bug(DISPATCH, "problem, bucket(m), n, k)", "problem, m, n, k)", "a choice for every m"),
-    Bug(DISPATCH, "max(8, doubled(m))", "doubled(m + 1)", "a bucket that ends below its name"),
+    Bug(DISPATCH, "folder_name(device.name)", "device.name", "a GPU by the wrong name"),
     Bug(DISPATCH, "self.device.settle()", "pass", "other streams may see no zeros"),
     Bug(DISPATCH, "found, self.spare = self.spare, None", "found = self.spare",
         "two captured streams share scratch"),

@@ -15,14 +15,15 @@ import tilus
 from tests.tilus.fake_device import FakeDevice, FakeTensor
 from tilus import compiler, config, dispatch, quantization
 from tilus.compiler import Loadable, loadable, text_of
-from tilus.dispatch import OnDevice, bucket, first_guess, on_device, plan_of
+from tilus.dispatch import OnDevice, best_known, on_device, plan_of
 from tilus.kernels import quantized_matmul, streaming_read
 from tilus.kernels.problem import problem_for, relative_error
 from tilus.kernels.quantized_matmul import Launch
-from tilus.kernels.schedule import Schedule, schedules
+from tilus.kernels.schedule import Schedule
 from tilus.runtime import tensors
 from tilus.runtime.nvrtc import Binary, Resources
 from tilus.target import ARCHITECTURES, runs_on
+from tilus.tuned import FOLDER, best, bucket, load
 
 K, N = 512, 512
 SMALL = Schedule(8, 64, 64, 4, 2, 1)
@@ -155,18 +156,27 @@ def test_buckets_are_where_heights_of_tiles_change() -> None:
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("m", [1, 8, 9, 16, 17, 33, 128, 1000])
-def test_without_another_choice_it_is_the_first_of_the_library(arch: str, m: int) -> None:
+def test_without_another_choice_it_is_the_best_that_is_known(arch: str, m: int) -> None:
     problem = problem_for("int5", 128, False, "float16", 28672, 8192)
     assert (problem.n_multiple, problem.k_multiple) == (3584, 1024)
     device = FakeDevice(arch)
-    chosen = first_guess(device, problem, m, 28672, 8192)
-    assert chosen == Schedule(**schedules("int5", 128, m, 28672, arch)[0])
+    device.name = "NVIDIA H200"
+    chosen = best_known(device, problem, m, 28672, 8192)
+    assert chosen == best("nvidia-h200", arch, problem, m, 28672, 8192, device.multiprocessors)
     plan = plan_of(problem, chosen, m, 28672, 8192, 132)
     assert plan.launch == quantized_matmul.launch(dict(plan.parameters), m, 28672, 8192, 132)
     assert list(plan.sizes.items()) == [
         ("m", m), ("n", 28672), ("k", 8192), ("blocks", plan.launch.grid[0])
     ]  # fmt: skip
     assert quantized_matmul.problem_of(dict(plan.parameters)) == problem
+
+
+def test_what_was_tuned_on_such_a_gpu_is_taken() -> None:
+    device = FakeDevice("sm_90a")
+    device.name = "NVIDIA H200"
+    for entry in load(FOLDER / "nvidia-h200.jsonl"):
+        found = best_known(device, entry.problem, entry.m, entry.n, entry.k)
+        assert found == entry.schedule
 
 
 def launch(floats: int, counters: int = 1) -> Launch:
