@@ -10,7 +10,9 @@ TITLES = {
     12: "A language model end to end on several GPUs",
     13: "Quantised matmul against cuBLAS f16 over the batch size",
 }
-BENCH = 0  # the number of the benchmark, whose cells are chosen when it is asked for
+# Numbers of what has a table and no picture, and whose cells are chosen when it is asked for.
+BENCH, TUNE = 0, -1
+TABLES = {BENCH: "bench.jsonl", TUNE: "tuned.jsonl"}  # the files of their records
 _FIRST, *_OTHERS = map(str, TITLES)
 CHOICE = f"{', '.join([_FIRST, *_OTHERS[:-1]])} or {_OTHERS[-1]}"
 

@@ -11,6 +11,7 @@ Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Arch = Annotated[str, Field(pattern=r"^sm_\d{2,3}a?$")]
 Mode = Literal["measured", "recorded"]
 Extent = Annotated[int, Field(ge=1, le=1 << 20)]
+TRIED = 64  # schedules that the tuner tries for a cell
 
 FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$"
 FileName = Annotated[str, Field(pattern=FILE_NAME)]
@@ -124,7 +125,8 @@ class RunRequest(Message):
     """A figure to make; None stands for everything that the figure has.
 
     The same request is the same run, except that a `fresh` one repeats its measurements. Figure 0
-    is the benchmark: it alone takes `shapes`, pairs of k and n, and `batches`, values of m.
+    is the benchmark and figure -1 the tuner: they alone take `shapes`, pairs of k and n, and
+    `batches`, values of m, and the tuner alone a `limit`, of schedules to try for each cell.
     """
 
     figure: int
@@ -139,6 +141,7 @@ class RunRequest(Message):
     reference: Reference | None = None
     shapes: tuple[tuple[Extent, Extent], ...] | None = Field(default=None, max_length=64)
     batches: tuple[Extent, ...] | None = Field(default=None, max_length=64)
+    limit: int = Field(default=TRIED, ge=1, le=512)
 
 
 class Measurement(Message):

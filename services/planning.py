@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tilus
+from services.executors import tilus as ours
 from services.executors.base import Executor, ExecutorError
 from services.experiments import MODEL_FIGURES
-from services.figures import BENCH
+from services.figures import TABLES, TUNE
 from services.fleet import Fleet
 from services.messages import Cell, KernelSpec, Plan, RunRequest, Task
 from services.records import (
@@ -53,8 +54,10 @@ def plan(request: RunRequest, fleet: Fleet, now: datetime | None = None) -> Plan
         case _ if request.figure in MODEL_FIGURES:
             gpu = request.gpu if MODEL_FIGURES[request.figure].every_gpu else gpu
             work = _of_models(request, gpu, fleet)
-        case "recorded" if request.figure == BENCH:
-            raise BadRequest("the benchmark has nothing to draw from records: it measures")
+        case "recorded" if request.figure in TABLES:
+            raise BadRequest(
+                "the benchmark and the tuner have nothing to draw from records: they measure"
+            )
         case "recorded":
             work = _recorded(request, gpu, selected(request), fleet)
         case "measured":
@@ -62,7 +65,7 @@ def plan(request: RunRequest, fleet: Fleet, now: datetime | None = None) -> Plan
                 raise BadRequest("a measured run needs the name of its GPU")
             work = _measured(request, selected(request), fleet)
     waits = tuple(task.id for task in work.tasks if not task.stored and task.kind != "compile")
-    drawings = [] if request.figure == BENCH else [draw_task(request, gpu, waits)]
+    drawings = [] if request.figure in TABLES else [draw_task(request, gpu, waits)]
     return Plan(
         id=request.key()[:16],
         request=request,
@@ -137,7 +140,7 @@ def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> Work:
         if executor is None or executor.refusal(cell.workload) is not None:
             unmeasured[cell.executor] += 1
             continue
-        specs = executor.candidates(cell.workload, request.arch)
+        specs = _candidates(request, cell, executor)
         keys = [executor.key(spec) for spec in specs]
         done = None if request.fresh else finished(records, cell, keys, request.uuid)
         for key, spec in zip(keys, specs, strict=True):
@@ -146,3 +149,10 @@ def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> Work:
         missing = tuple(compiles[k].id for k in keys if done is None and not compiles[k].stored)
         measures.append(measure_task(request, cell, specs, keys, missing, stored=done is not None))
     return Work([*compiles.values(), *measures], unmeasured)
+
+
+def _candidates(request: RunRequest, cell: Cell, executor: Executor) -> list[KernelSpec]:
+    """The kernels to choose from: the executor's own, for the tuner many more."""
+    if request.figure == TUNE:
+        return ours.space(cell.workload, request.arch, request.gpu, request.limit)
+    return executor.candidates(cell.workload, request.arch)

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -13,8 +12,9 @@ from typing import Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from services.figures import BENCH
+from services.figures import TABLES
 from services.messages import Cell, KernelSpec, ModelCell, ModelWorkload, Workload
+from tilus.gpus import folder_name
 
 Status = Literal["ok", "unsupported", "oom", "wrong", "failed", "timeout"]
 Parameters = dict[str, int | bool | str]
@@ -205,8 +205,8 @@ class ModelRecord(_Measured):
 
 
 def gpu_folder(name: str) -> str:
-    """The folder of a device's records: lower case, every run of other characters one hyphen."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    """The folder of a device's records."""
+    return folder_name(name)
 
 
 def record_path(root: Path, gpu: str, figure: int) -> Path:
@@ -220,8 +220,8 @@ def record_paths(root: Path, figure: int) -> list[Path]:
 
 
 def file_name(figure: int) -> str:
-    """The name of a file with records of `figure`; those of the benchmark have one of their own."""
-    return "bench.jsonl" if figure == BENCH else f"figure{figure}.jsonl"
+    """The name of a file with records of `figure`; what has no picture has one of its own."""
+    return TABLES.get(figure, f"figure{figure}.jsonl")
 
 
 def append(path: Path, record: Record | ModelRecord) -> None:

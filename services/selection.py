@@ -17,9 +17,11 @@ from services.experiments import (
     is_integer,
     linear_workloads,
 )
-from services.figures import BENCH, TITLES, refusal
+from services.figures import BENCH, TABLES, TITLES, TUNE, refusal
 from services.messages import Cell, Drawing, ModelCell, RunRequest, Workload
 from services.records import record_paths
+
+TUNED = "tilus"  # whose schedules are chosen by measuring
 
 AnyCell = TypeVar("AnyCell", Cell, ModelCell)
 
@@ -30,8 +32,8 @@ class BadRequest(ValueError):
 
 def selected(request: RunRequest | Drawing) -> tuple[Cell, ...]:
     """The cells that a request asks for, always with the baseline; BadRequest if there are none."""
-    if isinstance(request, RunRequest) and request.figure == BENCH:
-        return _bench(request)
+    if isinstance(request, RunRequest) and request.figure in TABLES:
+        return _tuning(request) if request.figure == TUNE else _bench(request)
     why = refusal(request.figure)
     if why is not None:
         raise BadRequest(why)
@@ -64,6 +66,16 @@ def _bench(request: RunRequest) -> tuple[Cell, ...]:
         if group != -1 and (group < 1 or k % group):
             raise BadRequest(_no_group(group, k))
     return tuple(dict.fromkeys(cells))
+
+
+def _tuning(request: RunRequest) -> tuple[Cell, ...]:
+    """The cells to tune: ours of the benchmark."""
+    if request.executors not in (None, (TUNED,)):
+        raise BadRequest(f"only kernels of {TUNED} are tuned: leave --executors out")
+    cells = _bench(request.model_copy(update={"figure": BENCH, "executors": (TUNED,)}))
+    return tuple(
+        cell.model_copy(update={"figure": TUNE}) for cell in cells if cell.executor == TUNED
+    )
 
 
 def _no_group(group_size: int, k: int) -> str:

@@ -60,7 +60,9 @@ def test_help_comes_in_under_a_second_before_anything_is_set_up(fresh):
     assert not (fresh / ".venv").exists()
 
 
-@pytest.mark.parametrize("arguments", [["bench", "-h"], ["--figure", "9", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["bench", "-h"], ["tune", "-h"], ["--figure", "9", "--help"]]
+)
 def test_help_on_anything_is_all_that_comes(fresh, arguments):
     done = run(fresh, *arguments)
     assert done.returncode == 0 and "--group-size G" in done.stdout and done.stderr == ""

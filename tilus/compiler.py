@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -85,15 +86,47 @@ def compile(program: Program, arch: str = DEFAULT) -> Compiled:
     )
 
 
+@dataclass(frozen=True)
+class Loadable:
+    """What to load of a program, and what a launch of it needs."""
+
+    program: Program
+    source: codegen.Source
+    cubin: bytes
+
+
+def loadable(program: Program, arch: str) -> Loadable:
+    """`program` for `arch`, compiled unless the folder TILUS_CACHE has its cubin."""
+    source = text_of(program, arch)
+    if str(config.CACHE) == "off":
+        return Loadable(program, source, cubin_of(source, arch))
+    kept = config.CACHE / "cubin" / f"{_key(program, source, arch)}.cubin"
+    if kept.exists():
+        return Loadable(program, source, kept.read_bytes())
+    cubin = cubin_of(source, arch)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    aside = kept.with_suffix(f".{os.getpid()}")  # others see a whole file, or none
+    aside.write_bytes(cubin)
+    aside.replace(kept)
+    return Loadable(program, source, cubin)
+
+
+def cubin_of(source: codegen.Source, arch: str) -> bytes:
+    """The compiled text."""
+    return nvrtc.compile_cubin(source.text, source.entry, arch, source.shared_bytes).cubin
+
+
 def run_stages(program: Program, arch: str = DEFAULT) -> debug.Compile:
     """Every stage of a compile, to look at."""
+    start = time.perf_counter()
     check_program(program)
+    checking = time.perf_counter() - start
     steps = debug.run_passes(program, PASSES)
     start = time.perf_counter()
     source = codegen.generate(steps[-1].program, arch)
     writing = time.perf_counter() - start
     built = nvrtc.compile_cubin(source.text, source.entry, arch, source.shared_bytes)
-    return debug.Compile(arch, steps, source, writing, built)
+    return debug.Compile(arch, steps, source, writing, built, checking)
 
 
 def text_of(program: Program, arch: str) -> codegen.Source:

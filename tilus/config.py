@@ -15,7 +15,7 @@ VARIABLES = (
     Variable("TILUS_CACHE", "~/.cache/tilus", "folder of compiled kernels, or off"),
     Variable("TILUS_CXX", "", "the C++ compiler of the host prelude, as a command"),
     Variable("TILUS_DEBUG", "0", "what a compile says on stderr: 0 nothing, 1 a line a kernel, "
-             "2 passes, 3 programs, 4 CUDA, 5 registers and blocks per multiprocessor"),
+             "2 its parts, 3 programs, 4 CUDA, 5 registers and blocks per multiprocessor"),
     Variable("TILUS_KEEP", "", "what a compile keeps: any of ir,cuda,ptx,sass"),
     Variable("TILUS_OUT", "out", "the folder that it keeps them in, as <kernel>/<stage>"),
 )  # fmt: skip

@@ -32,6 +32,7 @@ class Compile(NamedTuple):
     source: codegen.Source
     writing: float  # seconds that the text took
     binary: Binary
+    checking: float = 0.0  # seconds that the check of the program took
 
 
 def run_passes(program: Program, passes: Sequence[Pass]) -> tuple[Step, ...]:
@@ -46,19 +47,30 @@ def run_passes(program: Program, passes: Sequence[Pass]) -> tuple[Step, ...]:
 
 def report(done: Compile, level: int) -> str:
     """What a debug level has to say; each level says what those below it say."""
-    rungs = (kernel_line, pass_lines, program_texts, cuda_text, resources_line)
+    rungs = (kernel_line, time_lines, program_texts, cuda_text, resources_line)
     return "\n".join(rung(done) for rung in rungs[:level])
 
 
 def kernel_line(done: Compile) -> str:
     """The kernel, what it takes, and where the time went."""
     passes, resources = sum(step.seconds for step in done.steps), done.binary.resources
-    total = passes + done.writing + done.binary.seconds
+    total = done.checking + passes + done.writing + done.binary.seconds
     return (
         f"{done.steps[0].program.name} {done.arch}: {resources.registers} registers,"
-        f" {resources.shared_bytes} shared bytes, {total:.2f} s (passes {passes:.2f},"
+        f" {resources.shared_bytes} shared bytes, {total:.2f} s"
+        f" (check {done.checking:.2f}, passes {passes:.2f},"
         f" text {done.writing:.2f}, nvrtc {done.binary.seconds:.2f})"
     )
+
+
+def time_lines(done: Compile) -> str:
+    """A line for each part of the compile: the check, the passes, the text, NVRTC."""
+    width = max(len(step.name) for step in done.steps)
+    parts = {"check": done.checking, "text": done.writing, "nvrtc": done.binary.seconds}
+    check, text, nvrtc = (
+        f"  {name.ljust(width)} {1e3 * seconds:7.1f} ms" for name, seconds in parts.items()
+    )
+    return "\n".join([check, pass_lines(done), text, nvrtc])
 
 
 def pass_lines(done: Compile) -> str:

@@ -13,11 +13,14 @@ Python `for` writes its body again and again. A shape in place of a layout leave
 `tilus.passes.infer_layouts` finds one.
 """
 
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
+from tilus import config
 from tilus.errors import TilusError
 from tilus.ir import (
     ALONE,
@@ -183,6 +186,9 @@ def number(value: Any) -> Any:
     return value
 
 
+PARTS = 2  # the debug level that says what the parts of a compile take
+
+
 def trace(
     name: str,
     kernel: Callable[..., None],
@@ -196,6 +202,7 @@ def trace(
 
     An error that it meets ends with the line of the kernel that asked.
     """
+    start = time.perf_counter()
     arguments = [Var(p.name) for p in parameters]
     tracer = Tracer(cluster)
     try:
@@ -208,4 +215,6 @@ def trace(
         name, tuple(parameters), grid(*arguments), threads, body, blocks_per_sm, cluster
     )
     check_names(program)
+    if config.DEBUG >= PARTS:
+        print(f"{name}: traced in {1e3 * (time.perf_counter() - start):.1f} ms", file=sys.stderr)
     return program

@@ -1,7 +1,8 @@
 """Weights in low precision: from numbers to codes with scales and zero points, and back.
 
 w = quantize(weight, "uint3", group_size=128, zeros=True)    # weight [K, N]
-matmul(a, w)                                                # about a @ weight
+matmul(a, w)                                                # about a @ weight, in NumPy
+matmul(a, w.to("cuda"))                                     # the same of a PyTorch tensor, on a GPU
 """
 
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tilus.dispatch import Choice, DeviceWeight, best_known
 from tilus.dtypes import DType, dtype
 from tilus.errors import TilusError
 from tilus.kernels import weights
+from tilus.kernels.problem import problem_for
+from tilus.runtime.tensors import device_of
 
 Array = npt.NDArray[Any]
 
@@ -45,6 +49,38 @@ class QuantizedWeight:
             values = values - self.zeros.astype(np.float64)[group]
         numbers: npt.NDArray[np.float32] = (values * self.scales[group]).astype(np.float32)
         return numbers
+
+    def to(
+        self, device: Any, a_dtype: Any = "float16", choose: Choice = best_known
+    ) -> DeviceWeight:
+        """The weight on a CUDA device, for activations in float16 or bfloat16.
+
+        Scales and zeros are rounded to the type of activations. `choose` says how the work of a
+        product is laid out.
+        """
+        (k, n), given = self.shape, str(a_dtype).removeprefix("torch.")
+        problem = problem_for(self.dtype.name, self.group_size, self.zeros is not None, given, n, k)
+        there, of = device_of(device), problem.a_dtype.name
+        words, scales = there.place(self.words), there.place(self.scales, of)
+        zeros = None if self.zeros is None else there.place(self.zeros, of)
+        return DeviceWeight(problem, self.shape, words, scales, zeros, there, choose)
+
+    def times(self, a: Any, out: Any = None) -> Array:
+        """`a` [M, K], a NumPy array, times the weight: [M, N] in float16, computed in float32."""
+        if not isinstance(a, np.ndarray):
+            raise TilusError(
+                f"matmul of a {type(a).__name__}: this weight is for NumPy arrays, the reference;"
+                " for PyTorch tensors take w.to(a.device)"
+            )
+        if a.ndim != 2 or a.shape[1] != self.shape[0]:
+            raise TilusError(
+                f"matmul: a is {a.shape} and the weight {self.shape}: want [M, K] @ [K, N]"
+            )
+        product: Array = (a.astype(np.float32) @ self.dequantize()).astype(np.float16)
+        if out is None:
+            return product
+        out[...] = product
+        return np.asarray(out)
 
 
 def quantize(
@@ -108,17 +144,10 @@ def positive(scales: Array) -> Array:
     return halves
 
 
-def matmul(a: Any, w: QuantizedWeight) -> Any:
-    """`a` [M, K], a NumPy array, times the weight: [M, N] in float16, computed in float32.
+def matmul(a: Any, w: QuantizedWeight | DeviceWeight, out: Any = None) -> Any:
+    """`a` [M, K] times the weight, [M, N], in `out` if that is given.
 
-    This is the reference; on a GPU the kernel is `tilus.kernels.quantized_matmul`, and a call of it
-    on torch tensors is not there yet.
+    Of NumPy arrays, the reference; of a weight on a GPU (`w.to("cuda")`) and a PyTorch tensor
+    there, by the kernel, on the current stream: docs/matmul.md.
     """
-    if not isinstance(a, np.ndarray):
-        raise TilusError(
-            f"matmul of a {type(a).__name__}: this is the reference, for NumPy arrays; on a GPU"
-            " compile and launch tilus.kernels.quantized_matmul"
-        )
-    if a.ndim != 2 or a.shape[1] != w.shape[0]:
-        raise TilusError(f"matmul: a is {a.shape} and the weight {w.shape}: want [M, K] @ [K, N]")
-    return (a.astype(np.float32) @ w.dequantize()).astype(np.float16)
+    return w.times(a, out)

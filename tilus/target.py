@@ -47,6 +47,24 @@ def specific(name: str) -> str:
     return f"{name}a" if f"{name}a" in ARCHITECTURES else target(name).name
 
 
+def runs_on(major: int, minor: int) -> str:
+    """The architecture with the most features whose code a GPU of that compute capability runs."""
+    number = 10 * major + minor
+    exact = [name for name in ARCHITECTURES if name == f"sm_{number}a"]
+    older = [
+        name
+        for name in ARCHITECTURES
+        if not name.endswith("a") and Target(name).number // 10 == major
+        if Target(name).number <= number
+    ]
+    if not exact and not older:
+        raise TilusError(
+            f"no code for a GPU of compute capability {major}.{minor}: there is"
+            f" {', '.join(ARCHITECTURES)}"
+        )
+    return [*older, *exact][-1]
+
+
 OLDEST = target("sm_80")
 DEFAULT = "sm_90"
 HOST = "sm_90a"  # what the host prelude can stand for

@@ -19,6 +19,7 @@ from services.api import runs as run_routes
 from services.api.feed import Feed
 from services.api.problems import problem
 from services.experiments import MODEL_FIGURES
+from services.figures import TABLES
 from services.fleet import Fleet
 from services.queue import COMPILE, alive
 from services.records import ModelRecord, Record, load, load_models, record_paths
@@ -71,7 +72,7 @@ def create_app(fleet: Fleet, *, resumes: bool = False) -> FastAPI:
 
     @app.get("/v1/results", tags=["results"])
     def results(
-        figure: Annotated[int, Query(ge=0, le=99)], gpu: str | None = None
+        figure: Annotated[int, Query(ge=min(TABLES), le=99)], gpu: str | None = None
     ) -> list[Record | ModelRecord]:
         """Every record of a figure, that of one GPU or of all."""
         read = load_models if figure in MODEL_FIGURES else load

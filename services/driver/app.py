@@ -6,6 +6,7 @@ import sys
 import time
 import webbrowser
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -13,21 +14,22 @@ from typing import NamedTuple
 import httpx
 from rich.console import Console
 
-from services.driver import compose, table
+from services.driver import compose, table, tuning
 from services.driver.options import Mode, Options, parse
 from services.driver.processes import CannotStart, Household, local_fleet, locked
 from services.driver.progress import display
 from services.executors import EXECUTORS
 from services.experiments import MODEL_FIGURES
-from services.figures import BENCH, TITLES
+from services.figures import BENCH, TABLES, TITLES, TUNE
 from services.gpu import Device, devices
-from services.messages import Failure, RunRequest, RunState
+from services.messages import TRIED, Cell, Failure, RunRequest, RunState
 from services.planning import recorded_gpus
-from services.records import gpu_folder, ledger, record_path
+from services.records import Record, gpu_folder, ledger, record_path
 from services.reference import check_reference, from_file
 from services.revision import revision
 from services.selection import BadRequest, check, fitted, no_records, selected
 from services.settings import Settings, load
+from tilus import tuned
 
 OK, FAILED, USAGE, ENVIRONMENT = 0, 1, 2, 3
 POLL_SECONDS = {"recorded": 0.25, "measured": 1.0}  # a measuring machine is left in peace
@@ -76,6 +78,8 @@ def _main(options: Options, console: Console) -> int:
         raise BadRequest("--no-cache forgets kernels, and others use those of STORE_URL: unset it")
     if options.figure == BENCH:
         return _bench(session)
+    if options.figure == TUNE:
+        return _tune(session)
     requests = [_one(options.figure, session)] if options.figure is not None else _all(session)
     if session.device is None and options.mode == "auto":
         console.print("no GPU here: times come from the records that came with the project")
@@ -92,10 +96,56 @@ def _made(requests: list[RunRequest], session: Session) -> list[Outcome]:
         if session.options.no_cache:
             _forget(settings.store)
         with _fleet(session) as (household, client):
-            outcomes = [_follow(request, household, client, session) for request in requests]
+            outcomes = list(_followed(requests, household, client, session))
             if session.mode == "compose":
                 compose.fetch_figures(client, [o.state for o in outcomes], settings.results)
     return outcomes
+
+
+def _followed(
+    requests: list[RunRequest], household: Household, client: httpx.Client, session: Session
+) -> Iterator[Outcome]:
+    """How they ended; each is planned while the one before it is worked on."""
+    begun = (_begin(request, client) for request in requests)
+    ahead = next(begun, None)
+    while ahead is not None:
+        state, ahead = ahead, next(begun, None)
+        yield _follow(state, household, client, session)
+
+
+def _tune(session: Session) -> int:
+    """Measure many schedules for each cell that is not tuned, and keep what won."""
+    if session.mode == "compose":
+        raise BadRequest("the tuner runs on this machine itself: --mode local")
+    if session.device is None:
+        raise CannotStart("tuning measures, and there is no GPU here")
+    options, settings = session.options, session.settings
+    request, at = _request(TUNE, session), revision(session.settings.commit)
+    cells = selected(request)
+    path = record_path(settings.results, request.gpu, TUNE)
+    known = {} if options.fresh else _of_device(path, request.uuid)
+    missing = tuning.untuned(cells, known, at, request.limit)
+    requests = [tuning.part(request, cell) for cell in missing]
+    outcomes = _made(requests, session) if requests else []
+    known = _of_device(path, request.uuid)
+    won = tuning.entries(known[cell] for cell in cells if cell in known)
+    kept = tuned.keep(won, tuned.FOLDER)
+    _complain(outcomes, session)
+    if options.json:
+        found = [known[cell].model_dump(mode="json") for cell in cells if cell in known]
+        json.dump({"records": str(path), "kept": [str(file) for file in kept], "rows": found},
+                  sys.stdout)  # fmt: skip
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write("\n".join([*tuning.lines(cells, known), ""]))
+    for file in (path, *kept):
+        session.console.print(str(file), markup=False, highlight=False)
+    return FAILED if any(failed(outcome.state) for outcome in outcomes) else OK
+
+
+def _of_device(path: Path, uuid: str) -> dict[Cell, Record]:
+    """The newest records of a file that this device made."""
+    return {c: r for c, r in ledger(path).newest().items() if r.gpu.uuid == uuid}
 
 
 def _bench(session: Session) -> int:
@@ -111,11 +161,9 @@ def _bench(session: Session) -> int:
     else:
         outcomes = _made([request], session)
         path = record_path(session.settings.results, request.gpu, BENCH)
-        known = {c: r for c, r in ledger(path).newest().items() if r.gpu.uuid == request.uuid}
+        known = _of_device(path, request.uuid)
     rows = table.rows(cells, known, EXECUTORS)
-    for outcome in outcomes:
-        for line in complaints(outcome.state):
-            session.console.print(line, style="red", markup=False, highlight=False)
+    _complain(outcomes, session)
     where = table.provenance(cells, known)
     if session.options.json:
         data = {"records": str(path), "measured": where, **table.as_data(rows)}
@@ -210,8 +258,10 @@ def _request(figure: int, session: Session) -> RunRequest:
         "group_size": options.group_size,
         "reference": reference,
     }
-    if figure == BENCH:
+    if figure in TABLES:
         common |= {"shapes": options.shapes, "batches": options.batches}
+    if figure == TUNE:
+        common |= {"limit": options.limit or TRIED}
     if device is None or figure in MODEL_FIGURES:
         return RunRequest.model_validate({**common, "mode": "recorded"})
     measured = {
@@ -239,20 +289,29 @@ def _fleet(session: Session) -> AbstractContextManager[tuple[Household, httpx.Cl
     return local_fleet(session.settings, gpu, device=device.index if device else 0)
 
 
-def _follow(
-    request: RunRequest, household: Household, client: httpx.Client, session: Session
-) -> Outcome:
+class Begun(NamedTuple):
+    """A run as it stood when it was accepted, and when that was asked for."""
+
+    state: RunState
+    started: float
+
+
+def _begin(request: RunRequest, client: httpx.Client) -> Begun:
     started = time.monotonic()
-    heard = started
     answer = client.post("/v1/runs", json=request.model_dump(mode="json"), timeout=300)
     if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
         raise BadRequest(answer.json()["detail"])
     answer.raise_for_status()
-    state = RunState.model_validate_json(answer.content)
+    return Begun(RunState.model_validate_json(answer.content), started)
+
+
+def _follow(begun: Begun, household: Household, client: httpx.Client, session: Session) -> Outcome:
+    state, started = begun
+    heard = time.monotonic()
     with display(session.console) as shown:
         while not state.finished:
             shown.show(state)
-            time.sleep(POLL_SECONDS[request.mode])
+            time.sleep(POLL_SECONDS[state.request.mode])
             household.watch()
             try:
                 answer = client.get(f"/v1/runs/{state.id}").raise_for_status()
@@ -278,14 +337,18 @@ def _tell(outcome: Outcome, session: Session) -> None:
         json.dump(_summary(outcome, files), sys.stdout)
         sys.stdout.write("\n")
     say = session.console.print
-    for line in complaints(state):
-        say(line, style="red", markup=False, highlight=False)
+    _complain([outcome], session)
     for line in _sentences(outcome):
         say(line, highlight=False, markup=False)
     for path in files:
         say(str(path), highlight=False, markup=False)
     if session.options.open and files:
         webbrowser.open(files[0].as_uri())
+
+
+def _complain(outcomes: list[Outcome], session: Session) -> None:
+    for line in (line for outcome in outcomes for line in complaints(outcome.state)):
+        session.console.print(line, style="red", markup=False, highlight=False)
 
 
 def complaints(state: RunState) -> list[str]:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
-from services.figures import BENCH, CHOICE, refusal
+from services.figures import BENCH, CHOICE, TUNE, refusal
 
 READY = Path(__file__).resolve().parents[2] / ".venv" / "ready.json"
 MODES = ("auto", "compose", "local", "recorded")
@@ -17,6 +17,7 @@ Draw the figures of the evaluation, or run the tests.
   bash run.sh page                 a fleet on this machine, and a page that shows it
   bash run.sh test [pytest args]   the tests, two abreast (-n 0: one after another)
   bash run.sh bench                a table of us and the peers on one GPU: bench -h, docs/bench.md
+  bash run.sh tune                 search the fastest schedules of our kernels: docs/tuning.md
   bash run.sh peers                install the peers that the benchmark compares with
   bash run.sh wheels DIR           fill DIR with wheels for a machine without a network
                                    (--measure: without the tests'; --peers: with the peers')
@@ -31,6 +32,13 @@ Without flags: the shapes, the m and the types of docs/bench.md. Records go to
 results/<gpu>/bench.jsonl; what is there is not measured again, unless with --fresh. Without a
 GPU the table is that of the records that came with the project.
 """
+TUNE_GUIDE = """\
+Search the fastest schedule of our kernel for each type, shape and m, by measuring on one GPU.
+
+Without flags: the shapes, the m and the types of docs/bench.md. Records go to
+results/<gpu>/tuned.jsonl, and what won to tilus/tuned/<gpu>.jsonl, where it is looked up. What is
+tuned is not tuned again, unless with --fresh.
+"""
 EXITS = """\
 exit codes: 0 all is well, 1 some points failed or are wrong, 2 the request makes no sense,
 3 this machine lacks something
@@ -40,7 +48,7 @@ Mode = Literal["auto", "compose", "local", "recorded"]
 
 
 class Options(NamedTuple):
-    """A request as it was typed; that of the benchmark is of figure 0."""
+    """A request as it was typed; that of the benchmark is of figure 0, of the tuner of -1."""
 
     figure: int | None
     mode: Mode
@@ -56,6 +64,7 @@ class Options(NamedTuple):
     wheels: Path | None
     shapes: tuple[tuple[int, int], ...] | None = None
     batches: tuple[int, ...] | None = None
+    limit: int | None = None
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,13 +93,26 @@ def parser() -> Parser:
 
 def bench_parser() -> Parser:
     """The flags of `run.sh bench`."""
+    return _table_parser("bench", BENCH_GUIDE, BENCH)
+
+
+def tune_parser() -> Parser:
+    """The flags of `run.sh tune`."""
+    made = _table_parser("tune", TUNE_GUIDE, TUNE)
+    made.add_argument(
+        "--limit", type=_number, metavar="N", help="schedules to try for each, the likeliest first"
+    )
+    return made
+
+
+def _table_parser(verb: str, guide: str, figure: int) -> Parser:
     made = Parser(
-        prog="run.sh bench",
-        description=BENCH_GUIDE,
+        prog=f"run.sh {verb}",
+        description=guide,
         epilog=EXITS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.set_defaults(figure=BENCH, reference=None, open=False)
+    made.set_defaults(figure=figure, reference=None, open=False)
     made.add_argument("--shapes", type=_shapes, metavar="KxN,..", help="the weights are [K, N]")
     made.add_argument("--m", type=_numbers, metavar="1,16", dest="batches", help="rows of a")
     _add_common(made)
@@ -112,10 +134,11 @@ def _add_common(made: Parser) -> None:
 
 def parse(arguments: list[str]) -> Options:
     """The options; exits with code 2 and a sentence where they make no sense."""
-    bench = arguments[:1] == ["bench"]
-    made = bench_parser() if bench else parser()
-    given = Options(**vars(made.parse_args(arguments[1:] if bench else arguments)))
-    why = None if bench or given.figure is None else refusal(given.figure)
+    parsers = {"bench": bench_parser, "tune": tune_parser}
+    table = parsers.get(arguments[0]) if arguments else None
+    made = parser() if table is None else table()
+    given = Options(**vars(made.parse_args(arguments if table is None else arguments[1:])))
+    why = None if table is not None or given.figure is None else refusal(given.figure)
     if why is not None:
         made.error(why)
     if given.reference is not None and given.figure is None:

@@ -1,6 +1,6 @@
 """Our kernels: the quantised matmul of the library, compiled by NVRTC and checked on the CPU."""
 
-import math
+from dataclasses import asdict
 from functools import cache
 
 import tilus
@@ -14,14 +14,15 @@ from services.executors.base import (
 )
 from services.executors.launching import launch_of
 from services.messages import KernelSpec, Workload
-from tilus import codegen, compiler
+from tilus import codegen, compiler, gpus, tune, tuned
 from tilus.kernels import LIBRARY
-from tilus.target import specific
+from tilus.kernels.problem import Problem as Product
+from tilus.kernels.problem import problem_for
+from tilus.kernels.schedule import Schedule
+from tilus.target import specific, target
 
 name = "tilus"
 KERNEL = "quantized_matmul"
-# the largest multiples that are promised of k and n, where they are; 7 is in many models' sizes
-K_MULTIPLE, N_MULTIPLE = 1024, 7 * 512
 CHECK_SEED = 1
 
 
@@ -41,8 +42,50 @@ def refusal(workload: Workload) -> str | None:
 
 
 def candidates(workload: Workload, arch: str) -> list[KernelSpec]:
-    """The library's schedules for such a problem, in its order, with all that the chip has."""
+    """What was tuned for such chips, then the library's schedules, in its order."""
     chip = specific(arch)
+    known = tuned.of_architecture(chip, problem_of(workload), workload.m, workload.n, workload.k)
+    return specs(workload, chip, [*known, *made_by_hand(workload, chip)])
+
+
+def space(workload: Workload, arch: str, gpu: str, limit: int) -> list[KernelSpec]:
+    """What to measure where a problem is tuned: the same, and more that the model likes.
+
+    There are `limit` in all, or as many as the library has by hand.
+    """
+    chip = specific(arch)
+    m, n, k = workload.m, workload.n, workload.k
+    found = tune.ranked(problem_of(workload), m, n, k, gpus.gpu(gpu, arch), target(chip), limit)
+    known = [*tuned.of_architecture(chip, problem_of(workload), m, n, k)]
+    by_hand = specs(workload, chip, [*known, *made_by_hand(workload, chip)])
+    more = specs(workload, chip, [one.schedule for one in found])
+    whole = list({spec.canonical(): spec for spec in (*by_hand, *more)}.values())
+    return whole[: max(limit, len(by_hand))]
+
+
+def made_by_hand(workload: Workload, chip: str) -> list[Schedule]:
+    """The library's schedules."""
+    found = LIBRARY[KERNEL].schedules(
+        workload.b_dtype, workload.group_size, workload.m, workload.n, chip
+    )
+    return [Schedule(**plan) for plan in found]
+
+
+def problem_of(workload: Workload) -> Product:
+    """What the kernel is told to compute."""
+    return problem_for(
+        workload.b_dtype,
+        workload.group_size,
+        workload.zeros,
+        workload.a_dtype,
+        workload.n,
+        workload.k,
+    )
+
+
+def specs(workload: Workload, chip: str, plans: list[Schedule]) -> list[KernelSpec]:
+    """The kernels of a problem laid out by these schedules, each once."""
+    problem = problem_of(workload)
     return [
         KernelSpec(
             executor=name,
@@ -53,14 +96,12 @@ def candidates(workload: Workload, arch: str) -> list[KernelSpec]:
                 "b_dtype": workload.b_dtype,
                 "group_size": workload.group_size,
                 "zeros": workload.zeros,
-                "k_multiple": math.gcd(workload.k, K_MULTIPLE),
-                "n_multiple": math.gcd(workload.n, N_MULTIPLE),
-                **schedule,
+                "k_multiple": problem.k_multiple,
+                "n_multiple": problem.n_multiple,
+                **asdict(plan),
             },
         )
-        for schedule in LIBRARY[KERNEL].schedules(
-            workload.b_dtype, workload.group_size, workload.m, workload.n, chip
-        )
+        for plan in dict.fromkeys(plans)
     ]
 
 
@@ -123,7 +164,7 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
         spec.parameters, shape.m, shape.n, shape.k, problem.multiprocessors
     )
     sizes = {"m": shape.m, "n": shape.n, "k": shape.k, "blocks": size.grid[0]}
-    source = compiler.text_of(_program(spec), spec.arch)
+    source = _source(spec.canonical())
 
     def maps(slot: int) -> list[object]:
         """A is the only tensor that the copy engine is given a map of."""
@@ -141,6 +182,12 @@ def prepare(problem: Problem, spec: KernelSpec | None, built: Built | None) -> L
         tuple(sizes.values()),
         maps,
     )
+
+
+@cache
+def _source(canonical: str) -> codegen.Source:
+    spec = KernelSpec.model_validate_json(canonical)
+    return compiler.text_of(_program(spec), spec.arch)
 
 
 def _program(spec: KernelSpec) -> tilus.Program:

@@ -3,6 +3,7 @@
 The device is a `Bench`: on a GPU `services.runner.bench`, in the tests numbers that were made up.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from services.messages import KernelSpec, digest
 from services.records import Candidate, Kernel, Status
 
 QUICK_WARM_UPS, QUICK_REPEATS = 3, 15
+FEW, HOPELESS = 4, 1.1  # so many samples, all by so much slower than the best so far, are enough
+CLOSE = 1.02  # kernels so near to the fastest are timed once more, before one is chosen
 WARM_UPS, REPEATS = 10, 50
 LIBRARY = "library"  # stands for a call that has no kernel of ours
 
@@ -120,9 +123,15 @@ def measure(
 ) -> Finding:
     """Choose the fastest right option and time it in full; `note` is told which one is at work.
 
-    `known` holds what is already certain of some options: they are not run.
+    `known` holds what is already certain of some options: they are not run. One that a few samples
+    show to be slow is given up; those that are nearly as fast as the fastest are timed again.
     """
-    tried = [known.get(o.key) or _try(executor, o, bench, note) for o in options]
+    tried: list[Candidate] = []
+    for option in options:
+        best_ms = min(map(_time_of, tried), default=math.inf)
+        tried.append(known.get(option.key) or _try(executor, option, bench, note, best_ms))
+    for close in _close(tried):
+        tried[close] = _again(executor, options[close], tried[close], bench, note)
     while (best := _fastest(tried)) is not None:
         option = options[best]
         note(option.key)
@@ -145,15 +154,18 @@ def measure(
 
 
 def _try(
-    executor: Executor, option: Option, bench: Bench, note: Callable[[str], None]
+    executor: Executor, option: Option, bench: Bench, note: Callable[[str], None], best_ms: float
 ) -> Candidate:
+    """What a short timing finds, shorter where the option is hopelessly behind `best_ms`."""
     note(option.key)
     try:
         launch = bench.prepare(executor, option.spec, option.built)
         error = bench.relative_error(launch)
         if not error < TOLERANCE:
             return _wrong(option, error)
-        times = bench.times(launch, QUICK_WARM_UPS, QUICK_REPEATS)
+        times = bench.times(launch, QUICK_WARM_UPS, FEW)
+        if min(times) <= HOPELESS * best_ms:
+            times += bench.times(launch, 0, QUICK_REPEATS - FEW)
     except Exception as failure:
         return _failed(option, failure, bench)
     return Candidate(
@@ -163,6 +175,35 @@ def _try(
         latency_ms=statistics.median(times),
         relative_error=error,
     )
+
+
+def _close(tried: Sequence[Candidate]) -> list[int]:
+    """Which ones are nearly as fast as the fastest, where there are several."""
+    best_ms = min(map(_time_of, tried), default=math.inf)
+    near = [i for i, one in enumerate(tried) if _time_of(one) <= CLOSE * best_ms < math.inf]
+    return near if len(near) > 1 else []
+
+
+def _again(
+    executor: Executor,
+    option: Option,
+    known: Candidate,
+    bench: Bench,
+    note: Callable[[str], None],
+) -> Candidate:
+    """The same with the median of more samples."""
+    note(option.key)
+    try:
+        launch = bench.prepare(executor, option.spec, option.built)
+        times = bench.times(launch, QUICK_WARM_UPS, REPEATS)
+    except Exception as failure:
+        return _failed(option, failure, bench)
+    return known.model_copy(update={"latency_ms": statistics.median(times)})
+
+
+def _time_of(one: Candidate) -> float:
+    """In ms; infinite for what is not right."""
+    return one.latency_ms if one.status == "ok" and one.latency_ms else math.inf
 
 
 def _failed(option: Option, failure: Exception, bench: Bench) -> Candidate:
@@ -187,7 +228,7 @@ def _time(launch: Launch, bench: Bench) -> Timing:
 
 def _fastest(tried: Sequence[Candidate]) -> int | None:
     right = [i for i, candidate in enumerate(tried) if candidate.status == "ok"]
-    return min(right, key=lambda i: tried[i].latency_ms or 0.0, default=None)
+    return min(right, key=lambda i: _time_of(tried[i]), default=None)
 
 
 def candidate(option: Option, status: Status, reason: str) -> Candidate:

@@ -8,15 +8,14 @@ import numpy as np
 from tilus.codegen import grid_of, map_numbers
 from tilus.compiler import Compiled, compile
 from tilus.ir import Program
-from tilus.target import ARCHITECTURES
+from tilus.target import runs_on
 
 
 def architecture() -> str:
     """That of the GPU, with the features of this chip alone where there are any."""
     import torch
 
-    major, minor = torch.cuda.get_device_capability()
-    return next(a for a in (f"sm_{major}{minor}a", f"sm_{major}{minor}") if a in ARCHITECTURES)
+    return runs_on(*torch.cuda.get_device_capability())
 
 
 @cache

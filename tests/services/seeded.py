@@ -13,6 +13,8 @@ SELECTION = "services/selection.py"
 PEER_TESTS = ("tests/services/test_peers.py",)
 WEIGHT_TESTS = ("tests/services/test_peer_weights.py",)  # need PyTorch
 BENCH_TESTS = ("tests/services/test_bench.py",)
+TUNING, MEASURE = "services/driver/tuning.py", "services/runner/measure.py"
+TUNING_TESTS = ("tests/services/test_tuning.py",)
 ARTIFACTS, BATCH = "services/api/artifacts.py", "services/batch.py"
 STORE_TESTS = ("tests/services/test_store.py",)
 REMOTE_TESTS = ("tests/services/test_store_remote.py",)
@@ -320,13 +322,50 @@ BUGS += [
     Bug(SELECTION, "cells = bench_cells(dtypes, shapes, batches, others, request.group_size)",
         "cells = bench_cells(dtypes, shapes, batches, others, None)",
         "a group size is not heard", BENCH_TESTS),
-    Bug("services/driver/app.py", "if r.gpu.uuid == request.uuid}", "if r.gpu.uuid}",
+    Bug("services/driver/app.py", "if r.gpu.uuid == uuid}", "if r.gpu.uuid}",
         "another GPU's records are in the table", BENCH_TESTS),
-    Bug("services/records.py", "return \"bench.jsonl\" if figure == BENCH else", "return",
+    Bug("services/records.py", "return TABLES.get(figure, f\"figure{figure}.jsonl\")",
+        "return f\"figure{figure}.jsonl\"",
         "the benchmark's records are a figure's", BENCH_TESTS),
-    Bug("services/planning.py", "drawings = [] if request.figure == BENCH else",
-        "drawings = [] if request.figure == -1 else",
+    Bug("services/planning.py", "drawings = [] if request.figure in TABLES else",
+        "drawings = [] if request.figure == TUNE else",
         "the benchmark is drawn", BENCH_TESTS),
+    Bug("services/planning.py", "    if request.figure == TUNE:\n", "    if False:\n",
+        "the tuner tries what is tried anyway", TUNING_TESTS),
+    Bug("services/executors/tilus.py", "in (*by_hand, *more)", "in (*more, *by_hand)",
+        "what is known is tried last, or not at all", TUNING_TESTS),
+    Bug("services/executors/tilus.py", "[*known, *made_by_hand(workload, chip)])\n\n\ndef space",
+        "made_by_hand(workload, chip))\n\n\ndef space",
+        "what was tuned is not tried", TUNING_TESTS),
+    Bug("services/executors/tilus.py", "return whole[: max(limit, len(by_hand))]", "return whole",
+        "the tuner tries more than asked for", TUNING_TESTS),
+    Bug(MEASURE, "if min(times) <= HOPELESS * best_ms:", "if True:",
+        "nothing is given up", TUNING_TESTS),
+    Bug(MEASURE, "if min(times) <= HOPELESS * best_ms:", "if best_ms == math.inf:",
+        "all but the first are given up", TUNING_TESTS),
+    Bug(MEASURE, "return near if len(near) > 1 else []", "return []",
+        "what is near is chosen by few samples", TUNING_TESTS),
+    Bug(MEASURE, "<= CLOSE * best_ms < math.inf", "< math.inf",
+        "what is slow is timed twice", TUNING_TESTS),
+    Bug(MEASURE, "one.latency_ms if one.status == \"ok\" and one.latency_ms else math.inf",
+        "one.latency_ms or 0.0", "what has no time is the fastest", TUNING_TESTS),
+    Bug(TUNING, "or at.dirty or record.dirty", "", "a changed tree is never tuned again",
+        TUNING_TESTS),
+    Bug(TUNING, "known = record.commit == at.commit != \"unknown\"", "known = True",
+        "what another commit tuned is tuned",
+        TUNING_TESTS),
+    Bug(TUNING, "return known and len(record.candidates) >= limit", "return known",
+        "few schedules are as good as many",
+        TUNING_TESTS),
+    Bug(TUNING, "record.commit + \"+\" * record.dirty", "record.commit",
+        "a changed tree is taken for its commit", TUNING_TESTS),
+    Bug("services/driver/app.py", "kept = tuned.keep(won, tuned.FOLDER)",
+        "kept = [path] if won else []",
+        "what won is forgotten", TUNING_TESTS),
+    Bug("services/driver/app.py", "known = {} if options.fresh else", "known =",
+        "what is tuned cannot be tuned again", TUNING_TESTS),
+    Bug(SELECTION, "cell.model_copy(update={\"figure\": TUNE}) for cell", "cell for cell",
+        "what the tuner measures is the benchmark's", TUNING_TESTS),
 ]
 # fmt: on
 

@@ -96,11 +96,15 @@ def asked(monkeypatch, *arguments):
     """The requests that a command line comes to, each with no run behind it."""
     requests = []
 
-    def follow(request, *_):
+    def begin(request, client):
         requests.append(request)
-        return app.Outcome(state_of(request=request), 0.0)
+        return app.Begun(state_of(request=request), 0.0)
+
+    def follow(begun, household, client, session):
+        return app.Outcome(begun.state, 0.0)
 
     monkeypatch.setattr(app, "_fleet", lambda session: nullcontext((None, None)))
+    monkeypatch.setattr(app, "_begin", begin)
     monkeypatch.setattr(app, "_follow", follow)
     assert app.main(list(arguments)) == 0
     return requests

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 COPIED = (
     *("tilus", "tests/tilus", "examples", "tests/examples"),
     *("services", "tests/services", "tests/conftest.py", "docs", "pyproject.toml"),
-    *("scripts", "tests/test_lock_gpu_clocks.py"),
+    *("scripts", "tests/test_lock_gpu_clocks.py", "results/recorded"),
 )
 
 
@@ -38,6 +38,7 @@ BITS, CASTS = "tilus/prelude/common/bits.cuh", "tilus/casts.py"
 ADDRESSING = "tilus/isa/addressing.py"
 ELEMENTWISE, REDUCTION = "tilus/isa/elementwise.py", "tilus/isa/reduction.py"
 DEBUGGING = "tilus/isa/debugging.py"
+DISPATCH, DISPATCHED = "tilus/dispatch.py", "tests/tilus/test_dispatch.py"
 ACCESS = "tilus/isa/access.py"
 ARITHMETIC = "tilus/prelude/common/arithmetic.cuh"
 MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/matmul_block.py"
@@ -74,8 +75,53 @@ ANSWERS = ("tests/tilus/test_passes_keep_answers.py",)
 
 EXAMPLES = ("tests/examples/test_examples.py",)
 
+TUNE, TUNED, GPUS = "tilus/tune.py", "tilus/tuned/__init__.py", "tilus/gpus.py"
+TUNE_TESTS, TUNED_TESTS = ("tests/tilus/test_tune.py",), ("tests/tilus/test_tuned.py",)
+
 # fmt: off
 BUGS = [
+    Bug(TUNE, "ahead = plan.stages - 1 - (", "ahead = 8 - (", "stages do not matter", TUNE_TESTS),
+    Bug(TUNE, "busiest = units * -(-blocks // gpu.multiprocessors)", "busiest = units",
+        "a multiprocessor has one block's work", TUNE_TESTS),
+    Bug(TUNE, "shared = SHARING * (blocks != tiles)", "shared = 20 * SHARING",
+        "all share their tiles", TUNE_TESTS),
+    Bug(TUNE, "cast = LOGIC * 4 * (", "cast = LOGIC * (", "a product casts two weights",
+        TUNE_TESTS),
+    Bug(TUNE, "    if not folds(plan, problem):\n        return 0.0\n", "    return 0.0\n",
+        "groups cost nothing", TUNE_TESTS),
+    Bug(TUNE, "with_rows = 1 + has_row_sums(plan, problem) / panels(plan)",
+        "with_rows = 1 + 3 * has_row_sums(plan, problem)", "row sums cost three panels",
+        TUNE_TESTS),
+    Bug(TUNE, "return problem.group_size != -1 and not plan.weights_scaled",
+        "return problem.group_size != -1", "scaled weights wait for their sums", TUNE_TESTS),
+    Bug(TUNE, "spilled(plan, problem) <= MOST_SPILLED", "True", "registers are without end",
+        ("tests/tilus/test_tune.py::test_what_spills_by_half_is_left_out",)),
+    Bug(TUNE, "heapq.nsmallest(limit", "heapq.nlargest(limit", "the slowest come first",
+        TUNE_TESTS),
+    Bug(TUNE, "    if not engine:\n", "    if False:\n", "every chip has warpgroups", TUNE_TESTS),
+    Bug(GPUS, "        if not self.reads:\n", "        if True:\n",
+        "what was measured is not used", TUNE_TESTS),
+    Bug(GPUS, "replace(alike[0], reads=())", "alike[0]",
+        "a GPU nobody knows reads as one that was measured", TUNE_TESTS),
+    Bug(TUNED, "max(8, 1 << (m - 1).bit_length())", "max(8, 1 << m.bit_length())",
+        "a bucket ends before its number", TUNED_TESTS),
+    Bug(TUNED, "return shapes.get((n, k)) or nearest(shapes, n, k)", "return nearest(shapes, n, k)",
+        "a schedule whose tiles do not fit is not found for its own shape",
+        ("tests/tilus/test_tuned.py::test_a_shape_that_was_tuned_is_found_whatever_fits",)),
+    Bug(TUNED, "if n % plan.block_n == 0 and k % plan.block_k == 0", "",
+        "a neighbour's tiles need not fit", TUNED_TESTS),
+    Bug(TUNED, "if distance <= NEAR else", "if shape in shapes else",
+        "any shape is near", TUNED_TESTS),
+    Bug(TUNED, "        problem.zeros, bucket(m),\n", "        False, bucket(m),\n",
+        "zeros do not matter", TUNED_TESTS),
+    Bug(TUNED, "moment(entry) >= moment(known)", "True", "the last in the files counts",
+        TUNED_TESTS),
+    Bug(TUNED, "if len(merged(entries)) < len(entries):", "if False:",
+        "two schedules for one shape are taken", TUNED_TESTS),
+    Bug(TUNED, "entry.gpu == path.stem", "True", "another GPU's schedules are taken", TUNED_TESTS),
+    Bug(TUNED, "merged(load(path), new)", "merged(new)", "what was kept is forgotten", TUNED_TESTS),
+    Bug(TUNED, "    index.cache_clear()\n", "", "what is kept is found in the next process",
+        TUNED_TESTS),
     Bug(DTYPES, "(1 << self.exponent >> 1) - 1", "(1 << self.exponent >> 1)",
         "exponent bias off by one"),
     Bug(DTYPES, "np.maximum(exponent, 1) - self.bias", "exponent - self.bias",
@@ -255,6 +301,32 @@ BUGS = [
         "half of the elements are not stored", ISA),
     Bug("tilus/isa/matrices.py", "lane)}, warp = {cu.expr(warp)}", "lane)}, warp = {cu.expr(lane)}",
         "load_matrix forgets the warp", MATMUL),
+    Bug(DISPATCH, "self.calls[m, stream] = call", "pass", "every call prepared anew"),
+    Bug(DISPATCH, "self.calls.get((rows, stream))",
+        "next((c for (m, _), c in self.calls.items() if m == rows), None)",
+        "a stream works in the scratch of another"),
+    Bug(DISPATCH, "maps = self.maps[a] = self.maps_of(a)", "maps = self.maps_of(a)",
+        "maps made anew"),
+    Bug(DISPATCH, "maps = self.maps.get(a)", "maps = next(iter(self.maps.values()), None)",
+        "the map of another A"),
+    Bug(DISPATCH, "problem, bucket(m), n, k)", "problem, m, n, k)", "a choice for every m"),
+    Bug(DISPATCH, "folder_name(device.name)", "device.name", "a GPU by the wrong name"),
+    Bug(DISPATCH, "self.device.settle()", "pass", "other streams may see no zeros"),
+    Bug(DISPATCH, "found, self.spare = self.spare, None", "found = self.spare",
+        "two captured streams share scratch"),
+    Bug(DISPATCH, "held = held if fits else self.make(launch)",
+        "held = held if held is not None else self.make(launch)", "scratch that is too small"),
+    Bug(DISPATCH, "self.made.append(new)", "pass", "scratch freed that a graph knows"),
+    Bug(DISPATCH, "if not hasattr(device.thread", "if hasattr(device.thread",
+        "a thread that was never let in"),
+    Bug(DISPATCH, "and launch.counters <= self.counters.numel()", "",
+        "counters beyond those that are there"),
+    Bug("tilus/kernels/problem.py", "gcd(k, K_MULTIPLE), gcd(n, N_MULTIPLE)",
+        "gcd(k, N_MULTIPLE), gcd(n, K_MULTIPLE)", "promises exchanged", (DISPATCHED,)),
+    Bug("tilus/compiler.py", 'f"{_key(program, source, arch)}.cubin"', 'f"{program.name}.cubin"',
+        "a cubin for another architecture", (DISPATCHED,)),
+    Bug("tilus/target.py", "if Target(name).number <= number", "if Target(name).number",
+        "code for a newer chip", (DISPATCHED,)),
     Bug("tilus/isa/matrices.py", 'f"if ({cu.expr(copy)} == 0)"', '""',
         "warps that hold copies of matrices all store them"),
     Bug("tilus/isa/matrices.py", "cu.scope(threads_below(layout, cu)),", "cu.scope(),",

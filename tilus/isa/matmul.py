@@ -1,6 +1,7 @@
 """Products of tiles on tensor cores. An atom is one hardware instruction, one row of `ATOMS`."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -225,6 +226,7 @@ class Fragments:
     registers: list[list[int]]
 
 
+@lru_cache(maxsize=1024)
 def fragments(name: str, layout: Layout, atom: Layout) -> Fragments:
     """`layout` as fragments of `atom`, whatever the order of its registers."""
     if layout.threads % 32:

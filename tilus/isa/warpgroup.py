@@ -1,5 +1,6 @@
 """Products by four warps together, one operand read from shared memory, done asynchronously."""
 
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -142,13 +143,19 @@ def require_parts(dot: WarpgroupDot) -> None:
             f"warpgroup_dot: {rows} rows and {threads} threads do not fall into parts {dot.parts}"
             f" of whole warpgroups of {WARPGROUP}"
         )
-    every, size = np.arange(threads), rows // dot.count
-    held = np.asarray([dot.a.layout(every, r)[0] // size for r in range(dot.a.layout.registers)])
-    if (held != every // (threads // dot.count)).any():
+    if not falls_into_parts(dot.a.layout, dot.count):
         raise TilusError(
             f"warpgroup_dot: threads of {dot.a.layout} hold rows of several parts {dot.parts}:"
             " let the outermost digit of their numbers count parts"
         )
+
+
+@lru_cache(maxsize=256)
+def falls_into_parts(layout: Layout, count: int) -> bool:
+    """Whether the threads of each of `count` equal parts hold rows of their part alone."""
+    every, size = np.arange(layout.threads), layout.shape[0] // count
+    held = np.asarray([layout(every, r)[0] // size for r in range(layout.registers)])
+    return not (held != every // (layout.threads // count)).any()
 
 
 def products(dot: WarpgroupDot) -> list[tuple[int, int, list[int]]]:

@@ -343,13 +343,14 @@ class Kernel:
             for panel in range(self.panels)
             for tile in range(depth)
         ]
-        if first is None:
-            ahead = self.words_of(t, ring, place, order[0])
-        for i, following in enumerate([*order[1:], None]):
-            words = ahead if first is None or i else None
-            if following is not None:
-                ahead = self.words_of(t, ring, place, following)
-            yield first if words is None else self.numbers_of(t, words)
+        words = None if first is not None else self.words_of(t, ring, place, order[0])
+        for following in [*order[1:], None]:
+            held = words
+            words = None if following is None else self.words_of(t, ring, place, following)
+            if held is not None:
+                yield self.numbers_of(t, held)
+            elif first is not None:
+                yield first
 
     def numbers_at(self, t: Tracer, ring: Ring, place: Scalar, tile: tuple[int, int]) -> Register:
         return self.numbers_of(t, self.words_of(t, ring, place, tile))
@@ -417,7 +418,8 @@ class Kernel:
     ) -> Register:
         """A number for each column of a panel and each team, from the ring, in float32:
         [teams * columns, 1]."""
-        return t.cast(self.held_per_column(t, held, place, fold, panel), f32)
+        column: Register = t.cast(self.held_per_column(t, held, place, fold, panel), f32)
+        return column
 
     def held_per_column(
         self, t: Tracer, held: Shared, place: Scalar, fold: Scalar, panel: int

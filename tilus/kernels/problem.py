@@ -1,12 +1,16 @@
 """What a quantised matmul computes: its types and promises, and random cases of it in float64."""
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import numpy as np
 
 from tilus.dtypes import DType, bf16, dtype, f16
 from tilus.errors import TilusError
+
+# the largest multiples that are promised of k and n, where they are; 7 is in many models' sizes
+K_MULTIPLE, N_MULTIPLE = 1024, 7 * 512
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,14 @@ def problem_of(parameters: dict[str, Any]) -> Problem:
     own = {"b_dtype": "uint4", "group_size": 128, "zeros": False, "a_dtype": "float16",
            "k_multiple": 64, "n_multiple": 64}  # fmt: skip
     return checked_problem(**{name: parameters.get(name, v) for name, v in own.items()})
+
+
+def problem_for(
+    b_dtype: str, group_size: int, zeros: bool, a_dtype: str, n: int, k: int
+) -> Problem:
+    """The problem of a weight [k, n], with all that can be promised of its sizes."""
+    multiples = gcd(k, K_MULTIPLE), gcd(n, N_MULTIPLE)
+    return checked_problem(b_dtype, group_size, zeros, a_dtype, *multiples)
 
 
 def relative_error(out: np.ndarray, reference: np.ndarray) -> float:

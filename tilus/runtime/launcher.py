@@ -1,5 +1,7 @@
 """Loading a cubin and launching its kernel on the current device, through cuda.core."""
 
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,6 +43,11 @@ def tensor_map(
     return made
 
 
+def enter(device: int) -> None:
+    """Let this thread launch kernels on that device: nothing else may have bound it there."""
+    Device(device).set_current()
+
+
 class LoadedKernel:
     """A kernel on the GPU. Calling it launches it: pointers as ints, numbers as NumPy scalars."""
 
@@ -64,7 +71,11 @@ class LoadedKernel:
                 f"this GPU does not give a block {bytes} bytes of shared memory: {status}"
             )
 
+    def on(self, stream: int, grid: tuple[int, int, int]) -> Callable[..., None]:
+        """What launches it on the stream with this handle, and takes nothing but the arguments."""
+        shape = LaunchConfig(grid=grid, block=self._threads, shmem_size=self._shared_bytes)
+        return partial(launch, Stream.from_handle(stream), shape, self._kernel)
+
     def __call__(self, stream: int, grid: tuple[int, int, int], *arguments: Any) -> None:
         """Launch on the stream with this handle; returns at once."""
-        shape = LaunchConfig(grid=grid, block=self._threads, shmem_size=self._shared_bytes)
-        launch(Stream.from_handle(stream), shape, self._kernel, *arguments)
+        self.on(stream, grid)(*arguments)

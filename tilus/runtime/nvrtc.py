@@ -1,20 +1,22 @@
 """CUDA text -> cubin, in process, with NVRTC from a wheel: no toolkit, no driver, no GPU needed."""
 
-import io
 import re
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from cuda.bindings import nvrtc
-from cuda.core import Program, ProgramOptions
 
 from tilus.errors import TilusError
 from tilus.runtime import prelude
 from tilus.target import target
 
 PACKAGE = "nvidia-cuda-nvrtc"
-FLAGS = ("-std=c++17", "-v")
+FLAGS = ("-std=c++17", "-v")  # the second is for ptxas
+
+Handle = Any  # a program of NVRTC
 
 
 @dataclass(frozen=True)
@@ -53,37 +55,52 @@ def compile_cubin(text: str, entry: str, arch: str, shared_bytes: int) -> Binary
     """The cubin of `text` for `arch`; the same text gives the same bytes."""
     target(arch)
     start = time.perf_counter()
-    options = ProgramOptions(
-        name=entry,
-        arch=arch,
-        std="c++17",
-        ptxas_options=["-v"],
-        include_path=[str(folder) for folder in prelude.CUDA],
-        no_cache=True,
-    )
-    log = io.StringIO()
-    try:
-        cubin = bytes(Program(text, "c++", options).compile("cubin", logs=log).code)
-    except Exception as failure:
-        raise TilusError(f"{entry} does not compile for {arch}: {failure}") from failure
-    said = log.getvalue().strip("\0\n")
-    return Binary(cubin, resources_of(said, shared_bytes), said, time.perf_counter() - start)
+    flags = (f"-arch={arch}", FLAGS[0], f"--ptxas-options={FLAGS[1]}")
+    cubin, log = compiled(text, entry, arch, flags, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+    return Binary(cubin, resources_of(log, shared_bytes), log, time.perf_counter() - start)
 
 
 def compile_ptx(text: str, entry: str, arch: str) -> str:
-    """The PTX of `text`, on its way to a cubin; cuda.core makes none where there is no driver."""
+    """The PTX of `text`, on its way to a cubin."""
     target(arch)
-    includes = [f"-I{folder}" for folder in prelude.CUDA]
-    flags = [f"-arch={arch.replace('sm', 'compute')}", *FLAGS[:1], *includes]
-    status, made = nvrtc.nvrtcCreateProgram(text.encode(), entry.encode(), 0, [], [])
-    (failed,) = nvrtc.nvrtcCompileProgram(made, len(flags), [flag.encode() for flag in flags])
-    if status or failed:
-        raise TilusError(f"{entry} does not compile for {arch}: {status or failed}")
-    _, size = nvrtc.nvrtcGetPTXSize(made)
-    ptx = bytearray(size)
-    nvrtc.nvrtcGetPTX(made, ptx)
-    nvrtc.nvrtcDestroyProgram(made)
+    flags = (f"-arch={arch.replace('sm', 'compute')}", FLAGS[0])
+    ptx, _ = compiled(text, entry, arch, flags, nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
     return ptx.decode().rstrip("\0")
+
+
+def compiled(
+    text: str,
+    entry: str,
+    arch: str,
+    flags: Sequence[str],
+    size: Callable[[Handle], tuple[Any, int]],
+    get: Callable[[Handle, bytearray], Any],
+) -> tuple[bytes, str]:
+    """What `get` gets of a compiled text, so many bytes as `size` says, and the compiler's log."""
+    given = [*flags, *(f"-I{folder}" for folder in prelude.CUDA)]
+    _, made = nvrtc.nvrtcCreateProgram(text.encode(), entry.encode(), 0, [], [])
+    try:
+        (failed,) = nvrtc.nvrtcCompileProgram(made, len(given), [flag.encode() for flag in given])
+        log = told(made, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog)
+        said = log.decode().strip("\0\n")
+        if failed:
+            wrong = [line for line in said.splitlines() if "error" in line.lower()]
+            raise TilusError(
+                f"{entry} does not compile for {arch}: {'; '.join(wrong) or said or failed}"
+            )
+        return told(made, size, get), said
+    finally:
+        nvrtc.nvrtcDestroyProgram(made)
+
+
+def told(
+    made: Handle, size: Callable[[Handle], tuple[Any, int]], get: Callable[[Handle, bytearray], Any]
+) -> bytes:
+    """What NVRTC has of a program."""
+    _, length = size(made)
+    found = bytearray(length)
+    get(made, found)
+    return bytes(found)
 
 
 def resources_of(log: str, shared_bytes: int) -> Resources:
