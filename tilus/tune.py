@@ -55,20 +55,20 @@ WARPGROUP_ROW, WARPGROUP_LEAST = 0.5, 8.0  # for each row of A, and at the least
 WARP_8_ROWS = {80: 8.0, 86: 16.0, 89: 16.0, 90: 6.7, 100: 8.0, 120: 16.0}
 LOGIC = 2.0  # of an instruction
 # Fitted to recorded times of an H200, as all below but for those that are guessed.
-TURNS = 0.6  # what of the shorter of product and cast is not hidden, where one warp is alone
-SUM = 3.6  # of a sum, when a group ends
+TURNS = 0.64  # what of the shorter of product and cast is not hidden, where one warp is alone
+SUM = 3.3  # of a sum, when a group ends
 COPY = 4.0  # of 512 bytes that threads copy themselves; guessed
-MEETING = 600.0  # of a step
+MEETING = 420.0  # of a step
 LATENCY = 0.6 * US  # of memory under load
 SPILL = 2.0  # of a step, for each time over that registers are wanted; guessed
-SHARING = 2.2 * US  # of handing the sums of a tile to another block
-POWER = 3.8  # how much of the shorter of reading and computing is hidden
-L2_SPEED = 1.27  # of the memory's; what all blocks read of A comes from there
+SHARING = 2.8 * US  # of handing the sums of a tile to another block
+POWER = 4.0  # how much of the shorter of reading and computing is hidden
+L2_SPEED = 2.15  # of the memory's; what all blocks read of A comes from there
 # Instructions for two weights, beside the one that masks them.
-STRADDLING = 5.0  # fields that lie in two halves of words
+STRADDLING = 4.1  # fields that lie in two halves of words
 MOVED = 1.25  # fields that lie elsewhere in their half
 SIGN = 1.1  # of floats
-WIDE = 2.4  # floats that do not lift
+WIDE = 1.7  # floats that do not lift
 SCALING = 2.0  # where scales meet weights: these are not lifted but cast, and multiplied; guessed
 
 
