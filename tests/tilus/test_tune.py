@@ -117,7 +117,7 @@ def test_kernels_of_the_space_can_be_written() -> None:
 
 
 @pytest.mark.parametrize("b_dtype", ["uint8", "float6_e3m2", "uint4", "int3", "uint2", "uint1"])
-@pytest.mark.parametrize("m", [1, 16])
+@pytest.mark.parametrize("m", [1, 16, 100])
 def test_what_was_made_by_hand_is_in_the_space(b_dtype: str, m: int) -> None:
     for group_size in (128, -1):
         of = problem(b_dtype, group_size)
@@ -191,8 +191,11 @@ def test_scales_that_meet_weights_cost_casts_and_save_sums() -> None:
     assert seconds(tall_scaled, of, 4096, 8192, 8192) < seconds(tall, of, 4096, 8192, 8192)
     found = list(tune.space(of, 16, 8192, H200, target("sm_90a")))
     assert {one.weights_scaled for one in found} == {False, True}
-    ungrouped = tune.space(problem(group_size=-1), 16, 8192, H200, target("sm_90a"))
-    assert not any(one.weights_scaled for one in ungrouped)
+    floats = tune.space(problem("float6_e3m2", -1), 16, 8192, H200, target("sm_90a"))
+    assert not any(one.weights_scaled for one in floats)  # there is nothing to correct
+    signed, with_zeros = problem("int4", -1), problem("uint4", -1, True)
+    assert [tune.has_row_sums(one, signed) for one in (plan, scaled)] == [True, False]
+    assert [tune.has_row_sums(one, with_zeros) for one in (plan, scaled)] == [True, True]
 
 
 def test_a_cast_of_more_steps_costs_more() -> None:
