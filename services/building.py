@@ -1,5 +1,6 @@
 """A kernel of the store, built if nobody has, and the name of what its CPU check found."""
 
+import resource
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -30,18 +31,30 @@ def build_kernel(
         stored = store.get_manifest(key)
         if stored is not None:
             return store.share(stored)
-        started = datetime.now(UTC)
+        started, (cpu_before, _) = datetime.now(UTC), used()
         built = executor.build(spec)
+        cpu_after, peak_mib = used()
         manifest = Manifest(
             key=key,
             spec=spec,
             facts=dict(built.facts),
             versions=dict(built.versions),
             seconds=(datetime.now(UTC) - started).total_seconds(),
+            cpu_seconds=round(cpu_after - cpu_before, 3),
+            peak_mib=peak_mib,
             built_by=commit,
             built_at=started.isoformat(timespec="seconds"),
         )
         return store.put(manifest, built.files)
+
+
+def used() -> tuple[float, int]:
+    """What this process and those it waited for used: processor seconds, and MiB at most of one."""
+    all_of_it = [
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
+    seconds = sum(one.ru_utime + one.ru_stime for one in all_of_it)
+    return seconds, max(one.ru_maxrss for one in all_of_it) >> 10
 
 
 def built_kernel(store: Store, key: str) -> Built | None:

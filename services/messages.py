@@ -102,7 +102,11 @@ class KernelSpec(Message):
 
 
 class Manifest(Data):
-    """What the store knows of one key: the spec, the files with their digests, the facts."""
+    """What the store knows of one key: the spec, the files with their digests, the facts.
+
+    `seconds` on the clock, `cpu_seconds` of the processor, and `peak_mib`: the most memory that the
+    process had by the end, or one that it had started.
+    """
 
     version: int = 1
     key: Key
@@ -111,6 +115,8 @@ class Manifest(Data):
     facts: dict[str, Parameter | float] = {}
     versions: dict[str, str] = {}
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_mib: int = 0
     built_by: str = ""
     built_at: str = ""
 

@@ -1,55 +1,29 @@
 """The job queue: RQ over Redis, with the holes closed that its defaults leave open.
 
-A job is a batch: a function of those listed here and the pieces of work to call it for, one after
-another. Every piece has its own note, limit and end, so that a batch whose process is killed goes
-on with what has none. Callbacks and web hooks in a job are dropped. One worker serves one queue,
-so that a job cannot be lost between two.
+What is queued is a batch (services.batch); where its pieces stand is in the notes on them. One
+worker serves one queue, so that a job cannot be lost between two.
 """
 
-import ctypes
-import errno
-import faulthandler
-import os
-import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-from pydantic import JsonValue
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry as Reconnect
 from rq import Queue, Retry, Worker
-from rq.exceptions import DeserializationError
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Dependency, Job, JobStatus
-from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from rq.utils import as_text, now
 from rq.worker import BaseWorker
 
 from services import notes
+from services.batch import GRACE_SECONDS, TRIES, FleetJob, Function, Piece
 from services.messages import digest
 from services.notes import OVER, Note
 from services.signing import Plain, Serializer
 
-Function = Literal[
-    "services.compiler.jobs.build",
-    "services.compiler.jobs.check",
-    "services.plotter.jobs.draw",
-    "services.runner.jobs.measure",
-]
-FUNCTIONS: frozenset[str] = frozenset(get_args(Function))
-# What these raise, they would raise again, but for what the machine lacked.
-DETERMINISTIC: frozenset[str] = frozenset(
-    {
-        "services.compiler.jobs.build",
-        "services.compiler.jobs.check",
-        "services.plotter.jobs.draw",
-    }
-)
 COMPILE = "compile"
 DRAW = "draw"
 
@@ -58,10 +32,6 @@ HEARTBEAT_SECONDS = 15
 MAINTENANCE_SECONDS = 5
 # How long a batch stays in Redis that is over; what counts is in the store and in the records.
 RESULT_SECONDS = 3600
-# How often work is begun whose process is killed, or which the house fails.
-TRIES = 5
-# How long a piece of work may take after its limit to notice it, before its process is ended.
-GRACE_SECONDS = 2
 # How often a worker asks for a server that is away, and the pauses between in seconds: 20 in all.
 ASKS, FIRST_PAUSE, LONGEST_PAUSE = 25, 0.05, 1.0
 SUBMITTING = "tilus:submitting"
@@ -76,14 +46,6 @@ LIVE = frozenset(
         JobStatus.READY_TO_ENQUEUE,
     }
 )
-PR_SET_PDEATHSIG = 1
-
-
-class Piece(NamedTuple):
-    """One piece of work: what it is called, and what its function is called with."""
-
-    identity: str
-    message: dict[str, JsonValue]
 
 
 class Standing(NamedTuple):
@@ -91,150 +53,6 @@ class Standing(NamedTuple):
 
     note: Note
     lost: bool = False
-
-
-class Unfit(Exception):
-    """This machine, not the work, is at fault: its worker stops, and another one does the work."""
-
-
-class Stopped(Exception):
-    """A worker was told to stop: what is left of the batch is for others."""
-
-
-class NotAllowed(DeserializationError):
-    """A job that no worker runs: its function is not listed, or this fleet did not write it."""
-
-
-class FleetJob(Job):
-    """A batch of work that runs only the functions of this project and calls nobody back.
-
-    `stopping`: its worker was told to stop, and begins nothing more.
-    """
-
-    stopping = False
-
-    @property
-    def func(self) -> Callable[[dict[str, JsonValue]], JsonValue]:
-        """The function to run; NotAllowed unless it is listed in FUNCTIONS."""
-        name = self.func_name
-        if name not in FUNCTIONS or self.instance is not None:
-            raise NotAllowed(f"no worker runs {name!r}")
-        function: Callable[[dict[str, JsonValue]], JsonValue] = super().func
-        return function
-
-    @property
-    def refused(self) -> bool:
-        """Whether no worker runs this, and never will."""
-        try:
-            return self.func_name not in FUNCTIONS or self.instance is not None
-        except NotAllowed:
-            return True
-
-    def restore(self, raw_data: dict[str, bytes]) -> None:
-        """Fill the job from its Redis hash, without the names of callbacks and web hooks."""
-        super().restore(raw_data)
-        self._success_callback_name = None
-        self._failure_callback_name = None
-        self._stopped_callback_name = None
-        self.webhooks = []
-
-    def _deserialize_data(self) -> None:
-        try:
-            super()._deserialize_data()  # type: ignore[no-untyped-call]
-        except DeserializationError as error:
-            raise NotAllowed(f"no worker runs this: {error.__cause__}") from None
-
-    def _execute(self) -> None:
-        """Do every piece of work that has no end yet; what the house failed comes again last."""
-        function = self.func
-        pieces, seconds = self.args
-        todo = deque(Piece(*each) for each in pieces)
-        while todo:
-            if self.stopping:
-                raise Stopped("this worker was told to stop")
-            piece = todo.popleft()
-            note = self._begin(piece.identity, seconds)
-            if note is not None and self._end(piece, note, function, seconds).state == "waiting":
-                todo.append(piece)
-
-    def stop(self) -> None:
-        """Begin nothing more."""
-        self.stopping = True
-
-    def _begin(self, identity: str, seconds: int) -> Note | None:
-        """The note on a piece that is to be done now; None if it is over, or is so from here."""
-        [known] = notes.read(self.connection, [identity])
-        note = known or Note(queue=self.origin, function=self.func_name or "", batch=self.id)
-        if note.state in OVER:
-            return None
-        if note.state == "running" and note.tries >= TRIES:
-            failed = {"cause": "killed", "reason": f"its process was killed {note.tries} times"}
-            self._fail(identity, note, failed)
-            return None
-        begun = note.model_copy(
-            update={
-                "state": "running",
-                "tries": note.tries + 1,
-                "began": time.time(),
-                "batch": self.id,
-                "cause": None,
-                "reason": None,
-            }
-        )
-        notes.write(self.connection, identity, begun)
-        return begun
-
-    def give_up_what_is_overdue(self) -> None:
-        """Fail the piece whose process has just ended because it was deaf to its limit."""
-        _, seconds = self.args
-        for identity, note in self._begun():
-            if time.time() - note.began >= seconds:
-                failed = {"cause": "timeout", "reason": f"no end after {seconds} s, deaf to it"}
-                self._fail(identity, note, failed)
-
-    def give_back(self) -> None:
-        """Let what was begun wait again, as if it had not been."""
-        for identity, note in self._begun():
-            self._give_back(identity, note)
-
-    def _begun(self) -> list[tuple[str, Note]]:
-        pieces, _ = self.args
-        ids = [Piece(*each).identity for each in pieces]
-        found = zip(ids, notes.read(self.connection, ids), strict=True)
-        return [
-            (identity, note)
-            for identity, note in found
-            if note is not None and note.state == "running" and note.batch == self.id
-        ]
-
-    def _give_back(self, identity: str, note: Note, **why: str) -> None:
-        waiting = note.model_copy(update={"state": "waiting", "tries": note.tries - 1} | why)
-        notes.write(self.connection, identity, waiting)
-
-    def _fail(self, identity: str, note: Note, why: dict[str, str]) -> None:
-        failed = note.model_copy(update={"state": "failed"} | why)
-        notes.end(self.connection, identity, failed, time.time() - note.began)
-
-    def _end(
-        self,
-        piece: Piece,
-        note: Note,
-        function: Callable[[dict[str, JsonValue]], JsonValue],
-        seconds: int,
-    ) -> Note:
-        started = time.perf_counter()
-        try:
-            ended = note.model_copy(update=_outcome(function, piece.message, seconds, note))
-        except Unfit as error:
-            self._give_back(piece.identity, note, cause="gpu", reason=str(error))
-            self.stop()
-            os.kill(os.getppid(), signal.SIGTERM)
-            raise
-        if ended.state == "waiting":
-            notes.write(self.connection, piece.identity, ended)
-        else:
-            notes.end(self.connection, piece.identity, ended, time.perf_counter() - started)
-        return ended
 
 
 class Between(IntermediateQueue):
@@ -266,14 +84,6 @@ class FleetQueue(Queue):
         """Take the lock; a holder that was killed delays the others by seconds, not minutes."""
         key = self.registry_cleaning_key
         return bool(self.connection.set(key, 1, nx=True, ex=2 * MAINTENANCE_SECONDS))
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends, also if that already happened."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def connect(url: str, password: str = "", asks: int = 3) -> Redis:
@@ -406,45 +216,6 @@ def reason(job: Job) -> str | None:
         return None
     name, _, sentence = text.splitlines()[-1].partition(": ")
     return f"{name.rpartition('.')[2]}: {sentence}" if sentence else name
-
-
-@contextmanager
-def limited(seconds: int) -> Iterator[None]:
-    """Raise JobTimeoutException in what takes longer; end the process if it does not hear it."""
-    faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True)
-    try:
-        with UnixSignalDeathPenalty(seconds, JobTimeoutException):  # type: ignore[no-untyped-call]
-            yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
-def _outcome(
-    function: Callable[[dict[str, JsonValue]], JsonValue],
-    message: dict[str, JsonValue],
-    seconds: int,
-    note: Note,
-) -> dict[str, str]:
-    """What the note on a piece of work is to say once its function was called."""
-    try:
-        with limited(seconds):
-            function(message)
-    except Unfit:
-        raise
-    except JobTimeoutException:
-        return {"state": "failed", "cause": "timeout", "reason": f"no end after {seconds} s"}
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        if note.function in DETERMINISTIC and not _is_lack(error):
-            return {"state": "failed", "cause": "kernel", "reason": reason}
-        state = "waiting" if note.tries < TRIES else "failed"
-        return {"state": state, "cause": "house", "reason": reason}
-    return {"state": "done"}
-
-
-def _is_lack(error: Exception) -> bool:
-    """Whether the machine lacked something; a file beyond what a piece may write is its own."""
-    return isinstance(error, (OSError, MemoryError)) and getattr(error, "errno", 0) != errno.EFBIG
 
 
 def _standing(

@@ -19,8 +19,10 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 
-from services import queue as fleet
-from services.queue import ASKS, FleetJob, FleetQueue, connect, die_with_parent
+from services import queue as fleet_queue
+from services.batch import FleetJob
+from services.process import die_with_parent
+from services.queue import ASKS, FleetQueue, connect
 from services.signing import serializer
 
 # How long a worker that was told to stop waits for the piece of work at hand, in seconds. It looks
@@ -52,7 +54,7 @@ class FleetWorker(Worker):
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Seconds until this worker, if it stays silent, counts as dead."""
-        return fleet.HEARTBEAT_SECONDS
+        return fleet_queue.HEARTBEAT_SECONDS
 
     def main_work_horse(self, job: Job, queue: Queue) -> None:
         """Run one job in the forked child, which dies with its worker."""
@@ -121,9 +123,9 @@ def serve(
         [FleetQueue(name, connection, written)],
         connection=connection,
         serializer=written,
-        worker_ttl=fleet.HEARTBEAT_SECONDS + fleet.MAINTENANCE_SECONDS,
-        maintenance_interval=fleet.MAINTENANCE_SECONDS,
-        job_monitoring_interval=fleet.MAINTENANCE_SECONDS,
+        worker_ttl=fleet_queue.HEARTBEAT_SECONDS + fleet_queue.MAINTENANCE_SECONDS,
+        maintenance_interval=fleet_queue.MAINTENANCE_SECONDS,
+        job_monitoring_interval=fleet_queue.MAINTENANCE_SECONDS,
     )
     worker.bounds, worker.drain_seconds = bounds, drain_seconds
     worker.work(burst=burst, logging_level="WARNING")

@@ -1,6 +1,44 @@
-"""The promises of docs/operations.md that a test shows, and the numbers that it finds."""
+"""How tests run abreast, the promises of docs/operations.md that one shows, and its numbers."""
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+# What begins fleets, kills them, looks at the clock, or minds that networks of this machine come
+# and go: one after another, beside everything else.
+IN_TURN = (
+    "tests/compose/",
+    "tests/services/test_access.py",
+    "tests/services/test_drain.py",
+    "tests/services/test_driver.py",
+    "tests/services/test_feed.py",
+    "tests/services/test_health.py",
+    "tests/services/test_page.py",
+    "tests/services/test_promises.py",
+    "tests/services/test_queue.py",
+    "tests/services/test_runner.py",
+    "tests/services/test_shown.py",
+    "tests/services/test_storm.py",
+    "tests/test_resume.py",
+    "tests/test_run_sh.py",
+)
+ON_A_GPU = "tests/gpu/"
+
+
+class Abreast(LoadScopeScheduling):
+    """Gives a process whole files, so that what a file shares is made once, in their order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        for group in (IN_TURN, ON_A_GPU):
+            if nodeid.startswith(group):
+                return str(group)
+        return nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """`pytest -n 2`: what is IN_TURN in one process, and the other files where there is room."""
+    config.option.loadscopereorder = False
+    return Abreast(config, log)
 
 
 def pytest_collection_modifyitems(items):

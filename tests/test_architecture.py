@@ -14,11 +14,13 @@ COMPILER = (
 )
 SHARED = (
     "tilus pydantic services.messages services.settings services.revision services.store "
-    "services.queue services.worker services.notes services.signing services.gpu services.figures "
+    "services.batch services.queue services.process services.worker services.notes "
+    "services.signing services.gpu services.figures "
     "services.models "
     "services.experiments services.records services.selection services.reference "
     "services.comparison "
-    "services.executors services.building services.runs redis rq"
+    "services.executors services.building services.fleet services.tasks services.planning "
+    "services.runs redis rq"
 )
 MAY_IMPORT = {
     "tilus.errors": "",
@@ -50,8 +52,10 @@ MAY_IMPORT = {
     "services.signing": "pydantic",
     "services.notes": "pydantic redis services.messages",
     "services.access": "services.messages",
-    "services.queue": "pydantic redis rq services.messages services.notes services.signing",
-    "services.worker": "redis rq services.queue services.signing",
+    "services.batch": "pydantic rq services.notes",
+    "services.queue": "redis rq services.batch services.messages services.notes services.signing",
+    "services.process": "",
+    "services.worker": "rq services.batch services.process services.queue services.signing",
     "services.gpu": "",
     "services.figures": "",
     "services.models": "",
@@ -68,7 +72,21 @@ MAY_IMPORT = {
     ),
     "services.executors": "tilus numpy services.messages torch triton",
     "services.building": "tilus services.messages services.store services.executors",
-    "services.runs": SHARED,
+    "services.fleet": (
+        "redis services.executors services.queue services.settings services.signing services.store"
+    ),
+    "services.tasks": (
+        "services.batch services.building services.fleet services.messages services.queue "
+        "services.store"
+    ),
+    "services.planning": (
+        "tilus services.executors services.experiments services.figures services.fleet "
+        "services.messages services.records services.reference services.selection services.tasks"
+    ),
+    "services.runs": (
+        "services.fleet services.messages services.queue services.records services.settings "
+        "services.store services.tasks"
+    ),
     "services.compiler": SHARED,
     "services.runner": f"{SHARED} numpy torch",
     "services.plotter": f"{SHARED} matplotlib",
@@ -137,6 +155,9 @@ def test_imports_point_downwards(path):
         ("tilus.kernels.f", "import redis"),
         ("services.api.app", "from services.compiler.jobs import build"),
         ("services.api.app", "from services import driver"),
+        ("services.batch", "from services.queue import submit"),
+        ("services.tasks", "from services.planning import plan"),
+        ("services.planning", "from services import runs"),
         ("services.runner.jobs", "import services.plotter"),
         ("services.store", "import tilus"),
         ("services.driver.app", "def f():\n    import json"),

@@ -14,8 +14,8 @@ import uvicorn
 
 from services.api.app import create_app
 from services.executors import EXECUTORS
+from services.fleet import Fleet
 from services.queue import COMPILE, connect
-from services.runs import Fleet
 from services.settings import load
 from services.store import open_store
 

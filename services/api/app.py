@@ -20,9 +20,9 @@ from services.api.feed import Feed
 from services.api.problems import problem
 from services.experiments import MODEL_FIGURES
 from services.figures import TABLES
+from services.fleet import Fleet
 from services.queue import COMPILE, alive
 from services.records import ModelRecord, Record, load, load_models, record_paths
-from services.runs import Fleet
 from services.store import upkeep
 
 RESUME_SECONDS = 10.0

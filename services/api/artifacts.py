@@ -13,8 +13,8 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from starlette.requests import ClientDisconnect
 
 from services.api.kernels import Binary
+from services.fleet import Fleet
 from services.messages import Key
-from services.runs import Fleet
 from services.settings import Settings
 from services.store import Space, fault, unseal
 

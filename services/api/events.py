@@ -15,9 +15,9 @@ from rq.worker import BaseWorker
 
 from services import notes, runs
 from services.api.feed import Feed, Topic
+from services.fleet import Fleet
 from services.messages import FleetState, QueueState, WorkerState
 from services.queue import COMPILE, DRAW, fetch, living, names
-from services.runs import Fleet
 
 LISTENERS = 64
 RUNS = 50  # the newest ones

@@ -6,9 +6,10 @@ from fastapi import APIRouter, HTTPException, Path, Response
 
 from services import notes
 from services.api.kernels import kernel_key
+from services.fleet import Fleet
 from services.messages import JobRequest, JobState
 from services.queue import COMPILE, cancel, running_ids, standings
-from services.runs import Fleet, check_task, compile_task, queue_tasks
+from services.tasks import check_task, compile_task, queue_tasks
 
 LISTED = 1000
 Identity = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,128}$")]

@@ -11,10 +11,11 @@ import tilus
 from services.api.metrics import Asked
 from services.building import check_key
 from services.executors.base import ExecutorError
+from services.fleet import Fleet
 from services.messages import Artifact, Artifacts, KernelSpec, KernelState, Key, Manifest
 from services.queue import COMPILE, standings
-from services.runs import Fleet, compile_task, queue_tasks, title
 from services.store import Damaged
+from services.tasks import compile_task, queue_tasks, title
 from tilus.runtime.sass import disassemble
 
 
@@ -55,6 +56,11 @@ def router(fleet: Fleet, asked: Asked) -> APIRouter:
     def source(key: Key) -> PlainTextResponse:
         """The text that was compiled."""
         return PlainTextResponse(content(key, "source.", fleet))
+
+    @routes.get("/{key}/log", response_class=PlainTextResponse)
+    def log(key: Key) -> PlainTextResponse:
+        """What the compiler said; 404 where it kept silent."""
+        return PlainTextResponse(content(key, "compile.log", fleet))
 
     @routes.get("/{key}/sass", response_class=PlainTextResponse)
     def sass(key: Key) -> PlainTextResponse:

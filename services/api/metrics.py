@@ -18,10 +18,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from services import notes
+from services.fleet import Fleet
 from services.messages import Task
 from services.notes import SECONDS
 from services.queue import alive, names
-from services.runs import Fleet
 
 CONTENT = "text/plain; version=0.0.4; charset=utf-8"
 STORED = frozenset({"compile", "check"})

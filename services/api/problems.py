@@ -42,6 +42,9 @@ POSTING = {
 SOMEWHERE = {
     ("get", "/v1/kernels/{key}"): {"404": "nobody asked for such a kernel"},
     ("get", "/v1/kernels/{key}/source"): {"404": "no such kernel is stored"},
+    ("get", "/v1/kernels/{key}/log"): {
+        "404": "no such kernel is stored, or its compiler kept silent"
+    },
     ("get", "/v1/kernels/{key}/cubin"): {"404": "no such kernel is stored"},
     ("get", "/v1/kernels/{key}/sass"): {
         "404": "no such kernel is stored",

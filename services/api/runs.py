@@ -8,11 +8,12 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Response
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from services import runs
+from services import planning, runs
 from services.api.events import LastEventId, Places
 from services.api.metrics import Asked
+from services.fleet import Fleet
 from services.messages import Plan, RunRequest, RunState, digest
-from services.runs import FORMATS, Fleet
+from services.runs import FORMATS
 
 POLL_SECONDS = 0.5
 MEDIA = {
@@ -46,7 +47,7 @@ def router(fleet: Fleet, watched: set[str], asked: Asked, places: Places) -> API
     @routes.post("", status_code=202)
     def begin(request: RunRequest, response: Response) -> RunState:
         """Begin a run, or go on with it: the same request is the same run."""
-        plan = runs.plan(request, fleet)
+        plan = planning.plan(request, fleet)
         asked.count(plan.tasks)
         runs.start(plan, fleet)
         watched.add(plan.id)

@@ -23,10 +23,10 @@ from services.experiments import MODEL_FIGURES
 from services.figures import BENCH, TABLES, TITLES, TUNE
 from services.gpu import Device, devices
 from services.messages import TRIED, Cell, Failure, RunRequest, RunState
+from services.planning import recorded_gpus
 from services.records import Record, gpu_folder, ledger, record_path
 from services.reference import check_reference, from_file
 from services.revision import revision
-from services.runs import recorded_gpus
 from services.selection import BadRequest, check, fitted, no_records, selected
 from services.settings import Settings, load
 from tilus import tuned

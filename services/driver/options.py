@@ -15,7 +15,7 @@ Draw the figures of the evaluation, or run the tests.
   bash run.sh                      every figure that can be drawn here
   bash run.sh --figure 9           one figure: measured on a GPU, from shipped records without one
   bash run.sh page                 a fleet on this machine, and a page that shows it
-  bash run.sh test [pytest args]   the tests
+  bash run.sh test [pytest args]   the tests, two abreast (-n 0: one after another)
   bash run.sh bench                a table of us and the peers on one GPU: bench -h, docs/bench.md
   bash run.sh tune                 search the fastest schedules of our kernels: docs/tuning.md
   bash run.sh peers                install the peers that the benchmark compares with

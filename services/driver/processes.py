@@ -21,7 +21,8 @@ import httpx
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
-from services.queue import connect, die_with_parent
+from services.process import die_with_parent
+from services.queue import connect
 from services.settings import ROOT, Settings, environment
 
 START_SECONDS = 30.0

@@ -128,6 +128,7 @@ def build(spec: KernelSpec) -> Built:
             "kernel.cubin": compiled.cubin,
             "source.cu": compiled.source.encode(),
             "program.txt": compiled.program.encode(),
+            "compile.log": compiled.log.encode(),
         },
         facts={
             "entry": compiled.entry,

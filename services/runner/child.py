@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from services.queue import die_with_parent
+from services.process import die_with_parent
 
 Event = dict[str, JsonValue]
 Send = Callable[[Event], None]

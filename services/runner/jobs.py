@@ -18,12 +18,13 @@ from redis.exceptions import RedisError
 
 import tilus
 from services import notes
+from services.batch import Unfit
 from services.building import built_kernel
 from services.executors import EXECUTORS
 from services.executors.base import Built, Executor, problem_bytes
 from services.gpu import Device
 from services.messages import Measurement, Workload
-from services.queue import Unfit, connect
+from services.queue import connect
 from services.records import (
     Candidate,
     Gpu,

@@ -94,10 +94,11 @@ function absent(key) {
 const back = () => element("p", {}, element("a", { href: "#cache" }, "All kernels"));
 
 function detailOf(one) {
-  const { key, spec, facts, files, versions, seconds, built_at: built, built_by: by } = one.manifest;
+  const { key, spec, facts, files, versions, seconds, cpu_seconds: cpu, peak_mib: peak, built_at: built, built_by: by } = one.manifest;
   const path = `/v1/kernels/${encodeURIComponent(key)}`;
   const text = element("div", { "aria-live": "polite" });
-  const texts = [["Source", "source", "the source"], ["SASS", "sass", "the instructions of the chip"]]
+  const texts = [["Source", "source", "the source"], ["SASS", "sass", "the instructions of the chip"], ["Log", "log", "what the compiler said"]]
+    .filter(([, part]) => part !== "log" || "compile.log" in files)
     .map(([label, part, what]) => element("button", { type: "button", "aria-pressed": "false", onclick: (event) => {
       for (const other of event.target.parentNode.querySelectorAll("[aria-pressed]")) {
         other.setAttribute("aria-pressed", String(other === event.target));
@@ -116,7 +117,8 @@ function detailOf(one) {
       element("article", { class: "card" }, element("h3", {}, "What came of it"),
         terms([["cubin", bytes(one.sizes[CUBIN])], ...facts_, ["error on the processor", error(one.relative_error)]])),
       element("article", { class: "card" }, element("h3", {}, "Built"),
-        terms([["when", built ? moment(built) : null], ["took", `${seconds.toFixed(2)} s`], ["commit", by ? short(by) : null],
+        terms([["when", built ? moment(built) : null], ["took", `${seconds.toFixed(2)} s`],
+          ["processor", cpu ? `${cpu.toFixed(2)} s` : null], ["memory", peak ? `${peak} MiB at most` : null], ["commit", by ? short(by) : null],
           ...Object.entries(versions)])),
       element("article", { class: "card" }, element("h3", {}, "Files"),
         terms(Object.entries(files).map(([name, found]) => [name, `${bytes(one.sizes[name])}, ${short(found)}`])))),

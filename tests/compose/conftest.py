@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from services.driver.compose import make_secrets
-from tests.compose.stack import Stack, begin, finish
+from tests.compose.stack import Stack, begin, finish, gateway, open_ports
 
 COMPILERS = 3
 
@@ -29,25 +29,30 @@ def images(secrets):
 
 
 class First(NamedTuple):
-    """The first figure of a fleet: seconds from `up` until it is up, and until it is drawn."""
+    """The first figure of a fleet: seconds from `up` until it is up, and until it is drawn.
+
+    `before`: the ports of this machine that were open to others when there was no fleet.
+    """
 
     stack: Stack
     up: float
     drawn: float
     state: dict
+    before: set[int]
 
 
 @pytest.fixture(scope="session")
 def first(images, secrets):
     """A fleet of two compilers that has drawn a figure; taken down with all that it kept."""
     stack = Stack(f"tilus-fleet-test-{os.getpid()}", secrets)
+    before = open_ports(gateway())
     started = time.monotonic()
     try:
         stack.up()
         up = time.monotonic() - started
         with stack.client() as client:
             ended = finish(client, begin(client, figure=9, dtypes=["uint4"]))
-        yield First(stack, up, time.monotonic() - started, ended)
+        yield First(stack, up, time.monotonic() - started, ended, before)
     finally:
         stack.down()
 

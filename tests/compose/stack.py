@@ -177,6 +177,23 @@ def ok(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
+def gateway() -> str:
+    """An address of this machine that is not loopback: its end of the engine's own network."""
+    [bridge] = json.loads(ok(docker("network", "inspect", "bridge")))
+    return str(bridge["IPAM"]["Config"][0].get("Gateway", "172.17.0.1"))
+
+
+def open_ports(address: str) -> set[int]:
+    """Every port at an address of this machine that takes connections."""
+    found = set()
+    for port in range(1, 1 << 16):
+        with socket.socket() as wire:
+            wire.settimeout(1)
+            if wire.connect_ex((address, port)) == 0:
+                found.add(port)
+    return found
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
@@ -210,7 +227,11 @@ def until(what: str, ask: Callable[[], object], seconds: float = SECONDS) -> flo
 
 def finish(client: httpx.Client, run: str) -> dict:
     """Wait for the end of a run, which must have no failures; its state."""
-    until(f"run {run}", lambda: (state(client, run) or {}).get("finished"))
+    try:
+        until(f"run {run}", lambda: (state(client, run) or {}).get("finished"))
+    except AssertionError as late:
+        jobs = client.get("/v1/jobs").text
+        raise AssertionError(f"{late}: {state(client, run)}, {jobs}") from None
     ended = state(client, run)
     assert ended is not None and ended["failures"] == []
     assert ended["largest_error"] < 2e-3

@@ -6,8 +6,8 @@ from fastapi.testclient import TestClient
 from services.api.app import create_app
 from services.driver.processes import pings, redis_command, redis_server
 from services.executors import peer
+from services.fleet import Fleet
 from services.queue import connect
-from services.runs import Fleet
 from services.settings import load
 from services.store import Folder
 from tests.services.fake import Fake

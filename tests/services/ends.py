@@ -16,7 +16,7 @@ import uvicorn
 from redis import Redis
 
 from services.api.app import create_app
-from services.runs import Fleet
+from services.fleet import Fleet
 from services.settings import ROOT, load
 from services.store import Folder
 

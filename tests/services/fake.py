@@ -2,16 +2,21 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 from services import queue
+from services.batch import Unfit
 from services.executors import EXECUTORS
 from services.executors.base import Built, CpuCheck, ExecutorError, group_refusal
 from services.messages import KernelSpec
-from services.queue import COMPILE, Unfit
+from services.queue import COMPILE
 from services.worker import DRAIN_SECONDS, Bounds, serve
+
+# Keeps a processor busy for so many seconds of its time.
+BURN = "import sys, time\nwhile time.process_time() < float(sys.argv[1]): pass"
 
 
 class Fake:
@@ -43,6 +48,8 @@ class Fake:
         with self.log.open("a") as log:
             log.write(f"{spec.key()}\n")
         time.sleep(float(spec.parameters.get("milliseconds", 0)) / 1000)
+        if "burn" in spec.parameters:
+            subprocess.run([sys.executable, "-c", BURN, str(spec.parameters["burn"])], check=True)
         if spec.parameters.get("fail"):
             raise ValueError("this kernel cannot be")
         if spec.parameters.get("full"):
@@ -63,6 +70,8 @@ class Fake:
         if spec.parameters.get("large"):
             (self.log.parent / "large").write_bytes(bytes(1 << 20))
         files = {"kernel.cubin": spec.canonical().encode(), "source.cu": b"// fake\n"}
+        if "said" in spec.parameters:
+            files["compile.log"] = str(spec.parameters["said"]).encode()
         return Built(files, {"entry": "fake", "threads": 32, "shared_bytes": 0}, {"fake": "1"})
 
     def check(self, spec):

@@ -4,12 +4,14 @@ import subprocess
 import sys
 import time
 
-from services.queue import COMPILE, FleetQueue, Piece, alive, standings, submit
+from services.batch import Piece
+from services.queue import COMPILE, FleetQueue, alive, standings, submit
 from services.settings import ROOT, environment, load
 from services.store import Folder
 from tests.services.fake import built
 
 BUILD = "services.compiler.jobs.build"
+WAIT = 60  # seconds for what has no limit of its own, on a machine that has much else to do
 
 
 class House:
@@ -32,7 +34,7 @@ class House:
             pass
         assert worker.returncode == 0
 
-    def await_worker(self, workers=1, seconds=10):
+    def await_worker(self, workers=1, seconds=WAIT):
         deadline = time.monotonic() + seconds
         while alive(self.queue) < workers:
             assert time.monotonic() < deadline, f"{alive(self.queue)} of {workers} workers"
@@ -53,14 +55,14 @@ class House:
         return self.note(one).state
 
 
-def await_builds(house, number, seconds=10):
+def await_builds(house, number, seconds=WAIT):
     deadline = time.monotonic() + seconds
     while len(built(house.log)) < number:
         assert time.monotonic() < deadline, f"no build {number} within {seconds} s"
         time.sleep(0.02)
 
 
-def await_state(house, one, state, seconds=10):
+def await_state(house, one, state, seconds=WAIT):
     deadline = time.monotonic() + seconds
     while house.state(one) != state:
         assert time.monotonic() < deadline, f"{house.note(one)} is not {state} within {seconds} s"

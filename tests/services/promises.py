@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -98,8 +99,13 @@ def shown_by(number: int) -> list[str]:
     return [f"{path.relative_to(ROOT)}::{test}" for path, test, each in marked() if each == number]
 
 
-def marked() -> Iterator[tuple[Path, str, int]]:
+@cache
+def marked() -> tuple[tuple[Path, str, int], ...]:
     """Every test with a mark, and the promise that it shows."""
+    return tuple(_marked())
+
+
+def _marked() -> Iterator[tuple[Path, str, int]]:
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.parse(path.read_text()).body:
             if not isinstance(node, ast.FunctionDef):

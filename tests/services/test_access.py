@@ -13,15 +13,15 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from services.access import ROLES, users
 from services.api.events import QUEUES, Watch
+from services.batch import FleetJob, Piece
 from services.driver.compose import make_secrets
 from services.driver.processes import pings, redis_server
+from services.fleet import Fleet
 from services.notes import Note
 from services.queue import (
     COMPILE,
     DRAW,
-    FleetJob,
     FleetQueue,
-    Piece,
     connect,
     fetch,
     measure_queue,
@@ -29,7 +29,6 @@ from services.queue import (
     standings,
     submit,
 )
-from services.runs import Fleet
 from services.settings import ROOT, environment, load
 from services.signing import Forged, Plain, Signed, Unsigned, serializer
 from services.store import Folder

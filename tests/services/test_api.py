@@ -5,13 +5,13 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from redis import Redis
 
-from services import runs
 from services.api.app import create_app
 from services.building import build_kernel
+from services.fleet import Fleet
 from services.messages import RunRequest
 from services.queue import COMPILE, FleetQueue
 from services.records import append, record_path
-from services.runs import Fleet
+from services.selection import selected
 from tests.services.fake import spec
 from tests.services.problems import assert_problem
 from tests.services.records import record
@@ -50,6 +50,13 @@ def test_a_stored_kernel_is_answered_without_a_job(client, fleet):
     where = f"/v1/kernels/{one.key()}"
     assert client.get(f"{where}/source").text == "// fake\n"
     assert client.get(f"{where}/cubin").content == one.canonical().encode()
+    assert_problem(client.get(f"{where}/log"), 404, "no compile.log")
+
+
+def test_what_the_compiler_said_is_served(client, fleet):
+    one = spec(n=2, said="warning: unused")
+    build_kernel(one, fleet.store, fleet.executors, "abc")
+    assert client.get(f"/v1/kernels/{one.key()}/log").text == "warning: unused"
 
 
 def test_a_damaged_kernel_is_never_served(client, fleet):
@@ -150,7 +157,7 @@ def test_a_figure_is_served_once_it_is_drawn(client, fleet):
 
 
 def test_results_are_the_records(client, fleet):
-    [cell, *_] = runs.selected(RunRequest(figure=9, mode="recorded"))
+    [cell, *_] = selected(RunRequest(figure=9, mode="recorded"))
     append(record_path(fleet.settings.recorded, "nvidia-h200", 9), record(cell))
     [one] = client.get("/v1/results", params={"figure": 9}).json()
     assert one["executor"] == "torch-f16" and one["schema"] == 1

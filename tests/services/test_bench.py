@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from services import runs
+from services import planning
 from services.driver import app, table
 from services.driver.options import parse
 from services.executors import EXECUTORS
@@ -82,19 +82,19 @@ def test_its_records_are_kept_beside_the_figures_and_found_again(tmp_path):
     path = record_path(tmp_path, "Fixture GPU", BENCH)
     append(path, timed(cell, 0.2))
     assert path == tmp_path / "fixture-gpu" / "bench.jsonl" and file_name(9) == "figure9.jsonl"
-    assert runs.recorded_gpus(tmp_path, BENCH) == ["fixture-gpu"]
+    assert planning.recorded_gpus(tmp_path, BENCH) == ["fixture-gpu"]
 
 
 def test_a_run_of_it_measures_every_cell_that_is_not_refused_and_draws_nothing(fleet):
     fleet = replace(fleet, executors={BASELINE: Scripted([]), **fleet.executors})
     request = REQUEST.model_copy(update={"executors": ("tilus", "triton")})
-    plan = runs.plan(request, fleet)
+    plan = planning.plan(request, fleet)
     kinds = {task.kind for task in plan.tasks}
     assert kinds == {"compile", "measure"}
     assert sum(task.kind == "measure" for task in plan.tasks) == 4 * (1 + 2)
     assert plan.missing == {"triton": 8}
     with pytest.raises(BadRequest, match="nothing to draw from records"):
-        runs.plan(request.model_copy(update={"mode": "recorded"}), fleet)
+        planning.plan(request.model_copy(update={"mode": "recorded"}), fleet)
 
 
 def test_what_was_measured_is_not_measured_again_unless_asked(fleet):
@@ -102,10 +102,10 @@ def test_what_was_measured_is_not_measured_again_unless_asked(fleet):
     request = REQUEST.model_copy(update={"executors": (BASELINE,)})
     cells = selected(request)
     append(record_path(fleet.settings.results, request.gpu, BENCH), timed(cells[0], 0.2))
-    stored = [task.stored for task in runs.plan(request, fleet).tasks]
+    stored = [task.stored for task in planning.plan(request, fleet).tasks]
     assert stored == [True, False, False, False]
     fresh = request.model_copy(update={"fresh": "1"})
-    assert not any(task.stored for task in runs.plan(fresh, fleet).tasks)
+    assert not any(task.stored for task in planning.plan(fresh, fleet).tasks)
 
 
 def test_the_api_begins_it_and_gives_its_records(client, fleet):

@@ -6,6 +6,8 @@ import pytest
 from services import building
 from services.building import TOLERANCE, build_kernel, check_key
 from services.compiler.jobs import WrongKernel, check_kernel
+from services.executors import EXECUTORS
+from services.experiments import FIGURES
 from services.store import Folder
 from tests.services.fake import Fake, built, spec
 from tilus import compiler
@@ -23,6 +25,23 @@ def test_the_manifest_says_what_was_built_by_whom_and_from_what(house):
     assert found == store.get_manifest(one.key())
     assert (found.spec, found.built_by, found.versions) == (one, "abc", {"fake": "1"})
     assert found.facts["entry"] == "fake" and set(found.files) == {"kernel.cubin", "source.cu"}
+
+
+def test_the_manifest_says_what_the_compile_used(house):
+    """Of the processor this compile alone, also what its children did; memory in MiB."""
+    store, executors = house
+    burnt = build_kernel(spec(burn="0.3"), store, executors, commit="abc")
+    idle = build_kernel(spec(milliseconds=300), store, executors, commit="abc")
+    assert 0.3 <= burnt.cpu_seconds < 3 and idle.cpu_seconds < 0.3 <= idle.seconds
+    assert 10 < idle.peak_mib < 1 << 14
+
+
+def test_our_kernels_keep_what_the_compiler_said():
+    ours = EXECUTORS["tilus"]
+    workload = next(cell.workload for cell in FIGURES[9].cells if cell.executor == "tilus")
+    [one, *_] = ours.candidates(workload, "sm_90")
+    found = ours.build(one)
+    assert f"Used {found.facts['registers']} registers" in found.files["compile.log"].decode()
 
 
 def test_a_damaged_kernel_is_built_again(house, tmp_path):

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from services import runs
+from services import planning, runs
 from services.api import events, feed
 from services.api.events import QUEUES, Watch
 from services.api.feed import Event, Feed, Topic
@@ -120,7 +120,7 @@ def test_nothing_is_kept_of_what_is_gone():
 
 
 def started(fleet):
-    plan = runs.plan(RECORDED, fleet)
+    plan = planning.plan(RECORDED, fleet)
     runs.start(plan, fleet)
     return plan
 
@@ -213,7 +213,7 @@ def test_a_run_is_not_told_twice_to_who_comes_back(fleet):
 
 def test_a_table_of_other_numbers_is_not_sent_with_each_event(fleet):
     text = "device,figure\n" + "x" * 1000
-    plan = runs.plan(RECORDED, fleet)
+    plan = planning.plan(RECORDED, fleet)
     request = plan.request.model_copy(update={"reference": Reference(source="a.csv", text=text)})
     runs.start(plan.model_copy(update={"request": request}), fleet)
     said = Watch(fleet).look()[Topic("run", plan.id)]

@@ -5,11 +5,13 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from services import notes
-from services.queue import FleetQueue, Piece, Unfit, measure_queue, standings, submit
+from services.batch import Piece, Unfit
+from services.queue import FleetQueue, measure_queue, standings, submit
 from services.records import Gpu, load, record_path
 from services.revision import Revision
 from services.runner import __main__ as runner
@@ -85,14 +87,22 @@ def test_a_driver_that_cannot_be_listened_to_is_no_fault_of_the_work(tmp_path):
     assert record.status == "ok"
 
 
+def children() -> set[str]:
+    """The processes that this one began and that are still there."""
+    tasks = Path("/proc/self/task").iterdir()
+    return {pid for task in tasks for pid in (task / "children").read_text().split()}
+
+
 def test_a_listener_that_hangs_is_gone_with_the_work():
+    before = children()
     with reporting(31)("GPU-x") as found:
         begun = time.monotonic()
+        assert len(children() - before) == 1
         while not found():
             assert time.monotonic() < begun + 5
         left = time.monotonic()
         assert found() == [31]
-    assert time.monotonic() - left < 2
+    assert time.monotonic() - left < 2 and children() <= before
 
 
 def test_a_child_that_does_not_die_makes_its_gpu_unfit(tmp_path, monkeypatch):

@@ -11,15 +11,16 @@ from contextlib import ExitStack
 import pytest
 from pydantic import SecretStr
 
-from services import notes, runs
+from services import notes, planning, runs
 from services.api import events
 from services.api.feed import Feed
 from services.building import build_kernel
 from services.compiler.jobs import check_kernel
 from services.experiments import FIGURES, baseline
+from services.fleet import Fleet
 from services.messages import KernelSpec, RunRequest
+from services.queue import standings
 from services.records import append, record_path
-from services.runs import Fleet
 from tests.services.browser import CHANGED, browser, lacking, loads
 from tests.services.fake import spec
 from tests.services.made_up import bad, timed
@@ -108,7 +109,7 @@ def furnished(fleet):
     measured(fleet)
     build_kernel(spec(n=1), fleet.store, fleet.executors, "abc")
     check_kernel(spec(n=1), fleet.store, fleet.executors, "abc")
-    plan = runs.plan(RECORDED, fleet)
+    plan = planning.plan(RECORDED, fleet)
     runs.start(plan, fleet)
     return plan
 
@@ -362,7 +363,7 @@ def test_results_are_filtered_sorted_and_taken_away(shown, fleet):
 
 def test_the_cache_leads_from_a_spec_to_its_source(shown, fleet):
     for n in range(30):
-        build_kernel(spec(n=n, b_dtype=EVIL), fleet.store, fleet.executors, "abc")
+        build_kernel(spec(n=n, b_dtype=EVIL, said=EVIL), fleet.store, fleet.executors, "abc")
     page = shown.open("cache")
     rows = page.locator("tbody tr")
     rows.first.wait_for()
@@ -373,11 +374,13 @@ def test_the_cache_leads_from_a_spec_to_its_source(shown, fleet):
     page.get_by_label("Find").fill("n=7")
     page.keyboard.press("Enter")
     until(page, "document.querySelectorAll('tbody tr').length === 1")
-    key = spec(n=7, b_dtype=EVIL).key()
+    key = spec(n=7, b_dtype=EVIL, said=EVIL).key()
     page.get_by_role("link", name=key[:12]).click()
     page.get_by_text(key, exact=True).wait_for()
     page.get_by_role("button", name="Source").click()
     page.locator("pre", has_text="// fake").wait_for()
+    page.get_by_role("button", name="Log").click()
+    page.locator("pre", has_text=EVIL).wait_for()
     shown.expected = {"501"}
     page.get_by_role("button", name="SASS").click()
     page.get_by_role("alert").wait_for()
@@ -396,7 +399,7 @@ def test_waiting_work_is_listed_and_taken_back(shown, fleet):
     page.get_by_text("Nobody works on this queue: start a worker.").first.wait_for()
     page.get_by_role("button", name=f"Take back {plan.tasks[0].id}").click()
     until(page, f"document.querySelectorAll('[data-job]').length === {waits - 1}")
-    [standing] = runs.standings(fleet.queue("compile"), [plan.tasks[0].id])
+    [standing] = standings(fleet.queue("compile"), [plan.tasks[0].id])
     assert standing.note.state == "cancelled"
 
 

@@ -8,16 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from rq.job import JobStatus
 
+from services.batch import TRIES, FleetJob
 from services.messages import JobRequest
 from services.notes import waiting, write
-from services.queue import (
-    COMPILE,
-    TRIES,
-    FleetJob,
-    cancel,
-    fetch,
-    reason,
-)
+from services.queue import COMPILE, cancel, fetch, reason
 from tests.services.fake import built, spec
 from tests.services.house import await_builds, await_state
 from tests.services.promises import FULL
@@ -186,7 +180,7 @@ def test_the_job_of_a_killed_worker_runs_again_within_twenty_seconds(house, show
                 killed = time.monotonic()
                 await_builds(house, 2, seconds=20)
                 shown("seconds until it ran again", time.monotonic() - killed)
-                await_state(house, one, "done", seconds=5)
+                await_state(house, one, "done")
             finally:
                 successor.terminate()
     assert built(house.log) == [one.key()] * 2

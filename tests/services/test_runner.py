@@ -10,9 +10,10 @@ from multiprocessing import get_context
 
 import pytest
 
+from services.batch import Piece
 from services.experiments import FIGURES
 from services.messages import Manifest, Measurement
-from services.queue import FleetQueue, Piece, measure_queue, standings, submit
+from services.queue import FleetQueue, measure_queue, standings, submit
 from services.records import load, record_path
 from services.revision import Revision
 from services.runner import child, jobs

@@ -3,16 +3,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import ValidationError
 
-from services import runs
+from services import planning, runs
+from services.batch import FleetJob
 from services.building import build_kernel
 from services.compiler.jobs import check_kernel
 from services.experiments import FIGURES, MODEL_FIGURES
+from services.fleet import Fleet
 from services.messages import KernelSpec, Measurement, RunRequest
 from services.notes import Note, waiting, write
-from services.queue import COMPILE, DRAW, FleetJob, FleetQueue, fetch, measure_queue, standings
+from services.queue import COMPILE, DRAW, FleetQueue, fetch, measure_queue, standings
 from services.records import append, record_path
-from services.runs import Fleet
-from services.selection import BadRequest, fitted, selected_models
+from services.selection import BadRequest, fitted, selected, selected_models
 from services.settings import load
 from services.store import Folder
 from tests.services.fake import Fake
@@ -40,7 +41,7 @@ def kinds(plan, *, stored):
 def test_without_a_gpu_every_kernel_of_ours_is_compiled_and_checked_once(fleet):
     cells = [cell for cell in FIGURES[9].cells if cell.executor == "tilus"]
     kernels = {fleet.executors["tilus"].candidates(c.workload, "sm_90")[0].key() for c in cells}
-    plan = runs.plan(RECORDED, fleet)
+    plan = planning.plan(RECORDED, fleet)
     assert {task.key for task in plan.tasks if task.kind == "compile"} == kernels
     assert kinds(plan, stored=False).count("check") == len(kernels)
     assert kinds(plan, stored=False).count("draw") == 1
@@ -51,7 +52,7 @@ def test_the_kernel_of_a_record_is_the_one_that_is_compiled(fleet):
     cell = next(cell for cell in FIGURES[9].cells if cell.executor == "tilus")
     one = record(cell, schedule={"tile": 96})
     append(record_path(fleet.settings.recorded, "nvidia-h100-80gb-hbm3", 9), one)
-    plan = runs.plan(RECORDED, fleet)
+    plan = planning.plan(RECORDED, fleet)
     specs = [KernelSpec.model_validate(t.message) for t in plan.tasks if t.kind == "compile"]
     assert one.kernel_spec in specs and sum(plan.missing.values()) == len(FIGURES[9].cells) - 1
 
@@ -64,27 +65,27 @@ def test_a_recorded_kernel_that_this_code_makes_otherwise_is_counted(fleet, same
     kernel = one.kernel.model_copy(update={"key": key})
     path = record_path(fleet.settings.recorded, "nvidia-h100-80gb-hbm3", 9)
     append(path, one.model_copy(update={"kernel": kernel}))
-    assert runs.plan(RECORDED, fleet).changed == (0 if same else 1)
+    assert planning.plan(RECORDED, fleet).changed == (0 if same else 1)
 
 
 def test_for_a_recorded_kernel_that_this_code_refuses_the_one_that_it_would_try_is_made(fleet):
     cell = next(cell for cell in FIGURES[9].cells if cell.executor == "tilus")
     path = record_path(fleet.settings.recorded, "nvidia-h100-80gb-hbm3", 9)
     append(path, record(cell, schedule={"refuse": 1}))
-    plan = runs.plan(RECORDED, fleet)
+    plan = planning.plan(RECORDED, fleet)
     assert plan.changed == 1 and not any("refuse" in t.title for t in plan.tasks)
     first = fleet.executors["tilus"].candidates(cell.workload, "sm_90")[0].key()
     assert first in {t.key for t in plan.tasks}
 
 
 def test_what_is_in_the_store_is_not_queued(fleet):
-    plan = runs.plan(RECORDED, fleet)
+    plan = planning.plan(RECORDED, fleet)
     for task in plan.tasks:
         if task.kind in ("compile", "check"):
             spec = KernelSpec.model_validate(task.message)
             make = build_kernel if task.kind == "compile" else check_kernel
             make(spec, fleet.store, fleet.executors, "abc")
-    again = runs.plan(RECORDED, fleet)
+    again = planning.plan(RECORDED, fleet)
     assert kinds(again, stored=False) == ["draw"]
     runs.start(again, fleet)
     assert FleetQueue(COMPILE, fleet.connection).count == 0
@@ -95,7 +96,7 @@ def test_what_is_in_the_store_is_not_queued(fleet):
 
 
 def test_a_measurement_waits_for_exactly_its_missing_kernels(fleet):
-    plan = runs.plan(MEASURED, fleet)
+    plan = planning.plan(MEASURED, fleet)
     compiles = {task.key: task for task in plan.tasks if task.kind == "compile"}
     measures = [task for task in plan.tasks if task.kind == "measure"]
     assert measures
@@ -110,29 +111,29 @@ def test_a_measurement_waits_for_exactly_its_missing_kernels(fleet):
 
 
 def test_a_finished_measurement_is_not_repeated_unless_fresh_numbers_are_wanted(fleet):
-    plan = runs.plan(MEASURED, fleet)
+    plan = planning.plan(MEASURED, fleet)
     first = next(task for task in plan.tasks if task.kind == "measure")
     measurement = Measurement.model_validate(first.message)
     one = record(measurement.cell, uuid=UUID, candidates=measurement.keys)
     append(record_path(fleet.settings.results, GPU, 9), one)
-    again = runs.plan(MEASURED, fleet)
+    again = planning.plan(MEASURED, fleet)
     assert [t.id for t in again.tasks if t.stored] == [first.id]
     assert runs.state(again, fleet).counts["measure"]["stored"] == 1
-    fresh = runs.plan(MEASURED.model_copy(update={"fresh": "1"}), fleet)
+    fresh = planning.plan(MEASURED.model_copy(update={"fresh": "1"}), fleet)
     assert kinds(fresh, stored=True) == [] and fresh.id != again.id
 
 
 def test_a_measurement_on_another_device_is_not_ours(fleet):
-    plan = runs.plan(MEASURED, fleet)
+    plan = planning.plan(MEASURED, fleet)
     task = next(task for task in plan.tasks if task.kind == "measure")
     measurement = Measurement.model_validate(task.message)
     other = record(measurement.cell, uuid="GPU-2", candidates=measurement.keys)
     append(record_path(fleet.settings.results, GPU, 9), other)
-    assert kinds(runs.plan(MEASURED, fleet), stored=True) == []
+    assert kinds(planning.plan(MEASURED, fleet), stored=True) == []
 
 
 def test_a_measurement_that_failed_is_a_failed_point_with_its_reason(fleet):
-    plan = runs.plan(MEASURED, fleet, now=datetime.now(UTC) - timedelta(seconds=5))
+    plan = planning.plan(MEASURED, fleet, now=datetime.now(UTC) - timedelta(seconds=5))
     task = next(task for task in plan.tasks if task.kind == "measure")
     measurement = Measurement.model_validate(task.message)
     one = record(measurement.cell, uuid=UUID, candidates=measurement.keys, status="timeout")
@@ -146,7 +147,7 @@ def compiles(plan):
 
 
 def test_lost_jobs_are_queued_again_and_kept_ones_are_not(fleet):
-    plan = runs.plan(RECORDED, fleet)
+    plan = planning.plan(RECORDED, fleet)
     runs.start(plan, fleet)
     queue = FleetQueue(COMPILE, fleet.connection)
     before = queue.count
@@ -161,7 +162,7 @@ def test_lost_jobs_are_queued_again_and_kept_ones_are_not(fleet):
 
 
 def test_a_waiting_job_whose_reasons_to_wait_are_gone_is_queued(fleet):
-    plan = runs.plan(MEASURED, fleet)
+    plan = planning.plan(MEASURED, fleet)
     runs.start(plan, fleet)
     measure = next(task for task in plan.tasks if task.kind == "measure")
     compiled = [task.id for task in plan.tasks if task.kind == "compile"]
@@ -176,7 +177,7 @@ def test_a_waiting_job_whose_reasons_to_wait_are_gone_is_queued(fleet):
 
 
 def test_a_cancelled_run_leaves_the_queue_empty(fleet):
-    plan = runs.plan(RECORDED, fleet)
+    plan = planning.plan(RECORDED, fleet)
     runs.start(plan, fleet)
     runs.cancel(plan, fleet)
     assert waiting(fleet.connection, COMPILE) == 0
@@ -184,14 +185,14 @@ def test_a_cancelled_run_leaves_the_queue_empty(fleet):
 
 
 def test_a_run_is_found_again_by_its_id(fleet):
-    plan = runs.plan(RECORDED, fleet)
+    plan = planning.plan(RECORDED, fleet)
     runs.start(plan, fleet)
     assert runs.find(plan.id, fleet.settings) == plan
     assert runs.every(fleet.settings) == [plan] and runs.find("0" * 16, fleet.settings) is None
 
 
 def test_a_selection_keeps_the_baseline(fleet):
-    cells = runs.selected(RECORDED.model_copy(update={"executors": ("tilus",), "dtypes": ("u4",)}))
+    cells = selected(RECORDED.model_copy(update={"executors": ("tilus",), "dtypes": ("u4",)}))
     assert {(c.executor, c.workload.b_dtype) for c in cells} == {
         ("torch-f16", "float16"),
         ("tilus", "uint4"),
@@ -199,7 +200,7 @@ def test_a_selection_keeps_the_baseline(fleet):
 
 
 def test_a_group_size_is_used_where_there_are_groups(fleet):
-    cells = runs.selected(RECORDED.model_copy(update={"group_size": 256}))
+    cells = selected(RECORDED.model_copy(update={"group_size": 256}))
     sizes = {c.workload.b_dtype: c.workload.group_size for c in cells}
     assert sizes["uint4"] == 256 and sizes["float6_e3m2"] == -1
 
@@ -218,12 +219,12 @@ def test_a_group_size_is_used_where_there_are_groups(fleet):
 )
 def test_a_run_that_cannot_be_says_what_there_is(change, message):
     with pytest.raises(BadRequest, match=message):
-        runs.selected(RECORDED.model_copy(update=change))
+        selected(RECORDED.model_copy(update=change))
 
 
 def test_a_measured_run_names_its_gpu(fleet):
     with pytest.raises(BadRequest, match="needs the name of its GPU"):
-        runs.plan(MEASURED.model_copy(update={"gpu": ""}), fleet)
+        planning.plan(MEASURED.model_copy(update={"gpu": ""}), fleet)
     with pytest.raises(ValidationError):
         RunRequest(figure=9, mode="measured", gpu="../../etc", uuid=UUID)
 
@@ -235,7 +236,7 @@ def test_a_figure_of_models_is_drawn_from_records_and_nothing_is_built(fleet, fi
         model_records(cells, "Fixture A") | model_records(cells, "Fixture B")
     ).items():
         append(record_path(fleet.settings.recorded, gpu, figure), one)
-    plan = runs.plan(RunRequest(figure=figure, mode="recorded"), fleet)
+    plan = planning.plan(RunRequest(figure=figure, mode="recorded"), fleet)
     assert [task.kind for task in plan.tasks] == ["draw"]
     assert plan.tasks[0].message["gpu"] == {11: "fixture-a", 12: ""}[figure]
     absent = sum(cell.executor == "ladder" for cell in cells)
@@ -245,11 +246,11 @@ def test_a_figure_of_models_is_drawn_from_records_and_nothing_is_built(fleet, fi
 @pytest.mark.parametrize("figure", [11, 12])
 def test_a_figure_of_models_without_records_is_refused_with_what_is_missing(fleet, figure):
     with pytest.raises(BadRequest, match=f"figure {figure} has no records .* no runner"):
-        runs.plan(RunRequest(figure=figure, mode="recorded"), fleet)
+        planning.plan(RunRequest(figure=figure, mode="recorded"), fleet)
 
 
 def test_figure_13_is_compiled_and_measured_like_figure_9(fleet):
-    plan = runs.plan(MEASURED.model_copy(update={"figure": 13}), fleet)
+    plan = planning.plan(MEASURED.model_copy(update={"figure": 13}), fleet)
     measured = [Measurement.model_validate(t.message) for t in plan.tasks if t.kind == "measure"]
     ours = [c for c in FIGURES[13].cells if c.executor in fleet.executors]
     assert [one.cell for one in measured] == ours and len(ours) == 3 * 14

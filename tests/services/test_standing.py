@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fastapi.testclient import TestClient
 
-from services import runs
+from services import planning, runs
 from services.api import app
 from services.api.app import create_app
 from services.building import build_kernel
+from services.fleet import Fleet
 from services.messages import RunRequest
 from services.queue import COMPILE, FleetQueue
-from services.runs import Fleet
 from tests.services.artifacts import age
 from tests.services.fake import spec
 from tests.services.problems import assert_problem
@@ -28,7 +28,7 @@ def soon(monkeypatch):
 
 def accepted(fleet, hours=0):
     """A run that was begun so long ago, and of which the queue has forgotten all."""
-    plan = runs.plan(REQUEST, fleet, datetime.now(UTC) - timedelta(hours=hours))
+    plan = planning.plan(REQUEST, fleet, datetime.now(UTC) - timedelta(hours=hours))
     runs.start(plan, fleet)
     fleet.connection.flushall()
     return plan

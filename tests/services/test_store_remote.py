@@ -16,12 +16,13 @@ from pydantic import SecretStr
 
 from services.api.app import create_app
 from services.api.artifacts import _is_here
+from services.batch import TRIES, Piece
 from services.building import build_kernel
 from services.executors import EXECUTORS
+from services.fleet import Fleet
 from services.messages import digest
-from services.queue import COMPILE, TRIES, FleetQueue, Piece, standings, submit
+from services.queue import COMPILE, FleetQueue, standings, submit
 from services.runner.canary import library_spec
-from services.runs import Fleet
 from services.settings import ROOT, environment, load
 from services.store import Cached, Damaged, Folder, Remote, Unreachable, open_store, seal
 from tests.services.artifacts import FILES, KEY, flipped, key_of, manifest, overwrite

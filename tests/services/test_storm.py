@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from services.queue import COMPILE, FleetQueue, Piece, standings, submit
-from services.runs import BATCH
+from services.batch import Piece
+from services.queue import COMPILE, FleetQueue, standings, submit
 from services.settings import ROOT
+from services.tasks import BATCH
 from tests.services.promises import FULL
 from tests.services.storm import storm
 

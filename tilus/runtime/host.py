@@ -23,8 +23,9 @@ from tilus import config
 from tilus.errors import TilusError
 from tilus.runtime import prelude
 
-# integers wrap, as they do on a GPU
-FLAGS = ["-std=c++17", "-shared", "-fPIC", "-w", "-fno-exceptions", "-fwrapv", "-ffp-contract=off"]
+# A kernel is run once or a few times: to compile it takes longest. Integers wrap, as on a GPU.
+FLAGS = ["-Og", "-std=c++17", "-shared", "-fPIC", "-w", "-fno-exceptions", "-fwrapv",
+         "-ffp-contract=off"]  # fmt: skip
 Argument = npt.NDArray[Any] | int
 
 
@@ -49,7 +50,7 @@ def build(text: str, *options: str) -> Path:
 
     `options` are further ones of the compiler.
     """
-    command = [*compiler(), "-O1", *FLAGS, *options, *(f"-I{folder}" for folder in prelude.HOST)]
+    command = [*compiler(), *FLAGS, *options, *(f"-I{folder}" for folder in prelude.HOST)]
     decides = "\0".join([text, prelude.text_of(prelude.HOST), *command])
     library = cache_folder() / f"{hashlib.sha256(decides.encode()).hexdigest()}.so"
     if library.exists():
