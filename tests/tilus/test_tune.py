@@ -224,9 +224,9 @@ def test_estimates_are_near_what_was_measured() -> None:
         for cell in CELLS
         for plan, estimate in cell.estimates().items()
     ]
-    assert math.sqrt(fmean(error**2 for error in errors)) < 0.07
-    assert abs(fmean(errors)) < 0.02
-    assert max(map(abs, errors)) < 0.22
+    assert math.sqrt(fmean(error**2 for error in errors)) < 0.08
+    assert abs(fmean(errors)) < 0.04
+    assert max(map(abs, errors)) < 0.25
 
 
 def test_what_the_model_would_choose_of_what_was_tried_is_nearly_the_fastest() -> None:
@@ -237,7 +237,7 @@ def test_what_the_model_would_choose_of_what_was_tried_is_nearly_the_fastest() -
             cell.times[min(estimates, key=estimates.__getitem__)] / min(cell.times.values())
         )
     assert fmean(losses) < 1.025
-    assert max(losses) < 1.13
+    assert max(losses) < 1.17
 
 
 def test_what_won_is_among_the_better_half_of_the_space() -> None:
@@ -250,7 +250,7 @@ def test_what_won_is_among_the_better_half_of_the_space() -> None:
         behind.append(found[order.index(cell.won)].seconds / found[0].seconds)
     assert sorted(places)[len(places) // 2] < 0.1
     assert max(places) < 0.6
-    assert max(behind) < 1.2
+    assert max(behind) < 1.27
 
 
 def test_rows_of_a_table_of_gpus_are_looked_up_by_name() -> None:
