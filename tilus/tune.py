@@ -69,7 +69,7 @@ STRADDLING = 4.1  # fields that lie in two halves of words
 MOVED = 1.25  # fields that lie elsewhere in their half
 SIGN = 1.1  # of floats
 WIDE = 1.7  # floats that do not lift
-SCALING = 2.0  # where scales meet weights: these are not lifted but cast, and multiplied; guessed
+SCALING = 1.0  # where scales meet weights: to cast and not to lift, and to multiply; guessed
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def widths(n: int, gpu: Gpu) -> tuple[int, ...]:
 
 def fits(plan: Schedule, problem: Problem, target: Target) -> bool:
     """Whether threads and registers suffice for a legal schedule that differs from the others."""
-    if plan.weights_scaled and problem.group_size == -1:
+    grouped = problem.group_size != -1
+    if plan.weights_scaled and problem.b_dtype.kind == "float" and not grouped:
         return False
     chip, threads = MULTIPROCESSORS[target.number], WARP * plan.warps * plan.teams
     if threads > MOST_THREADS or threads * plan.blocks_per_sm > chip.threads:
@@ -174,7 +175,9 @@ def registers_left(plan: Schedule) -> int:
 
 def has_row_sums(plan: Schedule, problem: Problem) -> bool:
     """Whether the sums of A's rows are needed, to correct what zeros and lifting leave out."""
-    return not plan.weights_scaled and (problem.zeros or lift_offset(problem.b_dtype) != 0)
+    scaled = plan.weights_scaled and problem.group_size != -1
+    lifted = not plan.weights_scaled and lift_offset(problem.b_dtype) != 0
+    return lifted or (problem.zeros and not scaled)
 
 
 def folds(plan: Schedule, problem: Problem) -> bool:
@@ -238,7 +241,8 @@ def unit_cycles(plan: Schedule, problem: Problem, gpu: Gpu) -> float:
     products = plan.block_k // 16 * (plan.block_n // 16) / SCHEDULERS
     with_rows = 1 + has_row_sums(plan, problem) / panels(plan)
     multiply = product_cycles(plan, gpu)
-    cast = LOGIC * 4 * (cast_instructions(problem.b_dtype) + SCALING * plan.weights_scaled)
+    scaling = SCALING * plan.weights_scaled * (1 + (problem.group_size != -1))
+    cast = LOGIC * 4 * (cast_instructions(problem.b_dtype) + scaling)
     warps = plan.warps * plan.teams * plan.blocks_per_sm / SCHEDULERS
     alone = min(multiply, cast) * TURNS / warps
     cycles = products * (max(multiply * with_rows, cast) + alone + group_cycles(plan, problem))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services import runs
+from services import planning
 from services.building import build_kernel
 from services.driver import app, tuning
 from services.driver.options import parse
@@ -106,12 +106,12 @@ def test_it_tries_what_is_known_first_then_what_the_model_likes(shipped):
 
 
 def test_a_run_of_it_compiles_and_measures_as_many_as_asked_and_draws_nothing(fleet, shipped):
-    plan = runs.plan(REQUEST, fleet)
+    plan = planning.plan(REQUEST, fleet)
     measures = [task for task in plan.tasks if task.kind == "measure"]
     assert {task.kind for task in plan.tasks} == {"compile", "measure"} and len(measures) == 8
     assert all(len(task.message["specs"]) == 24 for task in measures)
     with pytest.raises(BadRequest, match="nothing to draw from records"):
-        runs.plan(REQUEST.model_copy(update={"mode": "recorded"}), fleet)
+        planning.plan(REQUEST.model_copy(update={"mode": "recorded"}), fleet)
 
 
 def test_the_api_begins_it_and_gives_its_records(client, fleet, shipped):
@@ -136,9 +136,9 @@ def test_its_runs_go_on_where_they_stopped(fleet, shipped):
     )
     append(record_path(fleet.settings.results, part.gpu, TUNE), done)
     assert file_name(TUNE) == "tuned.jsonl"
-    assert [task.stored for task in runs.plan(part, fleet).tasks] == [True]
+    assert [task.stored for task in planning.plan(part, fleet).tasks] == [True]
     more = part.model_copy(update={"limit": 25})
-    assert not any(task.stored for task in runs.plan(more, fleet).tasks)
+    assert not any(task.stored for task in planning.plan(more, fleet).tasks)
 
 
 def options(*specs):
@@ -217,7 +217,7 @@ class Timed(Scripted):
 
 def test_a_cell_goes_from_its_plan_to_the_set_that_is_looked_up(fleet, shipped, tmp_path):
     part = tuning.part(REQUEST, selected(REQUEST)[1])
-    plan = runs.plan(part, fleet)
+    plan = planning.plan(part, fleet)
     *compiles, measure_task = plan.tasks
     for task in compiles:
         spec_of = KernelSpec.model_validate(task.message)

@@ -392,7 +392,7 @@ BUGS = [
         "teams' sums are added before they are there", MATMUL),
     Bug(DIVISION, "(1 - WASTE) * places <= tiles", "WASTE * places <= tiles",
         "most multiprocessors left idle", MATMUL),
-    Bug("tilus/isa/warpgroup.py", "every // (threads // dot.count)", "every // threads",
+    Bug("tilus/isa/warpgroup.py", "every // (layout.threads // count)", "every // layout.threads",
         "parts need not be warpgroups' own", ISA),
     Bug("tilus/isa/warpgroup.py", "THREAD // (self.a.layout.threads // self.count)",
         "THREAD // self.a.layout.threads", "all parts multiplied by the first tile", ISA),
