@@ -34,7 +34,10 @@ def test_records_lie_where_their_device_and_figure_say(shipped):
     for record in records:
         assert gpu_folder(record.gpu.name) == path.parent.name
         assert f"figure{record.figure}" == path.stem
-        assert record.cell in FIGURES[record.figure].cells
+        group = {"group_size": record.cell.workload.group_size}  # --group-size says which
+        work = {cell.workload.model_copy(update=group) for cell in FIGURES[record.figure].cells}
+        assert record.cell.workload in work
+        assert record.cell in FIGURES[record.figure].cells or record.executor == "tilus"
         assert not record.gpu.fixture
 
 
