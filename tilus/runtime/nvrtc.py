@@ -16,6 +16,9 @@ from tilus.target import target
 PACKAGE = "nvidia-cuda-nvrtc"
 FLAGS = ("-std=c++17", "-v")  # the second is for ptxas
 
+# Of what it takes from its own cache NVRTC, where there is a driver, tells nothing in the log.
+NOTHING_KEPT = "--no-cache"
+
 Handle = Any  # a program of NVRTC
 
 
@@ -77,7 +80,7 @@ def compiled(
     get: Callable[[Handle, bytearray], Any],
 ) -> tuple[bytes, str]:
     """What `get` gets of a compiled text, so many bytes as `size` says, and the compiler's log."""
-    given = [*flags, *(f"-I{folder}" for folder in prelude.CUDA)]
+    given = [*flags, NOTHING_KEPT, *(f"-I{folder}" for folder in prelude.CUDA)]
     _, made = nvrtc.nvrtcCreateProgram(text.encode(), entry.encode(), 0, [], [])
     try:
         (failed,) = nvrtc.nvrtcCompileProgram(made, len(given), [flag.encode() for flag in given])
