@@ -189,6 +189,21 @@ def test_no_result_depends_on_the_order_of_threads(backwards: bool) -> None:
     assert error_of(parameters, 16, 64, 256, blocks=3, backwards=backwards) < TOLERANCE
 
 
+@pytest.mark.parametrize("schedule", [
+    {"block_k": 64}, {"block_n": 128}, {"block_k": 128, "teams": 2}, {"block_m": 32, "block_n": 128},
+    {"block_m": 32},
+])  # fmt: skip
+def test_no_weights_are_overwritten_before_they_are_multiplied(schedule: dict) -> None:
+    """The interpreter multiplies as late as may be."""
+    parameters = {"b_dtype": "u4", "group_size": -1, **GROUPS, "stages": 4, **WHOLE, **schedule}
+    problem, plan = q.problem_of(parameters), q.schedule_of(parameters)
+    case = q.random_case(problem, 9, 128, 512, np.random.default_rng(0))
+    arguments = q.host_arguments(case, problem, plan, 2)
+    interpret(q.program(**parameters), arguments)
+    found = q.result(arguments, problem, 9, 128)
+    assert q.relative_error(found, case.reference(problem)) < TOLERANCE
+
+
 def test_interpreter_and_generated_text_agree() -> None:
     parameters = {"b_dtype": "u4", "group_size": 64, "zeros": True, "n_multiple": 32, **SMALL}
     problem, plan = q.problem_of(parameters), q.schedule_of(parameters)

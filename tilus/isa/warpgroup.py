@@ -83,9 +83,10 @@ class WarpgroupDot(Inst):
     def run(self, block: Block, a: Tile, b: Memory, c: Tile) -> None:
         (m, k), n = self.a.shape, self.c.shape[1]
         index = tile_indices(b, (*self.parts, n, k), self.at, frozenset())
-        left = self.a.dtype.values(a).reshape(self.count, -1, k).copy()
 
         def finish() -> None:
+            """As late as may be: by what has overwritten `a` or `b` too early, it is spoiled."""
+            left = self.a.dtype.values(a).reshape(self.count, -1, k)
             right = self.b.dtype.values(b.read(index)).reshape(self.count, n, k)
             product = left @ right.transpose(0, 2, 1)
             c[...] = self.c.dtype.carry(product.reshape(m, n) + self.c.dtype.values(c))
