@@ -190,8 +190,8 @@ def test_no_result_depends_on_the_order_of_threads(backwards: bool) -> None:
 
 
 @pytest.mark.parametrize("schedule", [
-    {"block_k": 64}, {"block_n": 128}, {"block_k": 128, "teams": 2}, {"block_m": 32, "block_n": 128},
-    {"block_m": 32},
+    {"block_k": 64}, {"block_n": 128}, {"block_k": 128, "teams": 2},
+    {"block_m": 32, "block_n": 128}, {"block_m": 32},
 ])  # fmt: skip
 def test_no_weights_are_overwritten_before_they_are_multiplied(schedule: dict) -> None:
     """The interpreter multiplies as late as may be."""
