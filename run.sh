@@ -39,7 +39,7 @@ case ${1:-} in
   -h | --help) check "$@" ;;
   test)
     ready --test "${wheels[@]}"
-    cd "$here" && exec .venv/bin/python -m pytest -n 2 "${rest[@]:1}"
+    cd "$here" && exec .venv/bin/python -m pytest -n 3 "${rest[@]:1}"
     ;;
   peers) exec "$python" "$here/scripts/environment.py" peers "${@:2}" ;;
   wheels)

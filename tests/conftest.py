@@ -36,7 +36,7 @@ class Abreast(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """`pytest -n 2`: what is IN_TURN in one process, and the other files where there is room."""
+    """`pytest -n 3`: what is IN_TURN in one process, and the other files where there is room."""
     config.option.loadscopereorder = False
     return Abreast(config, log)
 

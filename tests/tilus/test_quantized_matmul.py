@@ -139,15 +139,15 @@ WARPS, TALL = {**SMALL, "block_m": 32}, {**GROUPS, "block_m": 32}
     "schedule", [WARPS, TALL, {**TALL, "block_n": 128, "weights_scaled": True}]
 )
 @pytest.mark.parametrize(("m", "n", "k", "blocks"), [
-    (600, 128, 256, 3), (600, 64, 256, 9), (200, 192, 512, 4), (40, 192, 512, 2),
+    (530, 128, 256, 3), (530, 64, 256, 9), (200, 192, 256, 4), (40, 192, 256, 2),
 ])  # fmt: skip
 def test_whole_tiles_by_turns_and_then_shares(
     schedule: dict, m: int, n: int, k: int, blocks: int
 ) -> None:
     """Bands of 16 rows of tiles and a rest; blocks with and without whole tiles of their own."""
     parameters = {"b_dtype": "u4", "group_size": 64, "zeros": True, **schedule, **WHOLE}
-    for backwards in (False, True):
-        error = error_of(parameters, m, n, k, blocks, backwards=backwards, watched=True)
+    for unusual in (False, True):
+        error = error_of(parameters, m, n, k, blocks, backwards=unusual, watched=unusual)
         assert error < TOLERANCE
 
 
@@ -165,7 +165,7 @@ def test_scales_may_meet_weights(
 ) -> None:
     parameters = {"b_dtype": b_dtype, "group_size": group_size, "zeros": zeros, **schedule, **WHOLE,
                   "weights_scaled": True}  # fmt: skip
-    assert error_of(parameters, 71, 128, 512, blocks=3, watched=True) < TOLERANCE
+    assert error_of(parameters, 71, 128, 256, blocks=3, watched=True) < TOLERANCE
 
 
 @pytest.mark.parametrize(("b_dtype", "group_size", "m"), [

@@ -242,7 +242,7 @@ def test_what_the_model_would_choose_of_what_was_tried_is_nearly_the_fastest() -
 
 def test_what_won_is_among_the_better_half_of_the_space() -> None:
     places, behind = [], []
-    for cell in CELLS:
+    for cell in CELLS[::3]:
         found = tune.ranked(cell.problem, *cell.shape, H200, target("sm_90a"), 100_000)
         order = [one.schedule for one in found]
         assert cell.won in order
