@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "tilus.values": "tilus.errors tilus.ir",
     "tilus.isa": COMPILER,
     "tilus.passes": COMPILER,
-    "tilus.groups": COMPILER,
+    "tilus.groups": f"{COMPILER} tilus.passes",
     "tilus.interp": f"{COMPILER} tilus.groups",
     "tilus.codegen": f"{COMPILER} tilus.groups",
     "tilus.limits": "tilus.errors",

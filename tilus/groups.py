@@ -1,9 +1,11 @@
 """Groups of a block's threads: which run side by side, and what may not cross their borders.
 
 Inside a group threads count from 0 and layouts spread over its threads alone, so a tile in
-registers means something on one side of the border only. Memory and barriers are shared.
+registers means something on one side of the border only. Memory and barriers are shared. A number
+that a group sets is its own: other threads, which do not take part, still have the old one.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from tilus.errors import TilusError
@@ -11,7 +13,6 @@ from tilus.ir import (
     Break,
     Do,
     For,
-    Let,
     Program,
     Register,
     Set,
@@ -23,6 +24,7 @@ from tilus.ir import (
     walk,
 )
 from tilus.isa.base import Inst
+from tilus.passes.rewrite import reads
 
 WARP = 32
 MOST_GROUPS = 15  # named barriers of a block, without the one for all
@@ -75,6 +77,7 @@ def check_groups(program: Program) -> None:
     groups = groups_of(program)
     for group in groups:
         check_group(group, program)
+    check_own_numbers(program)
     inside = {id(s) for group in groups for s in walk(group.body)}
     hidden = {out.name for group in groups for out in tensors_of(group.body)}
     for statement in walk(program.body):
@@ -113,10 +116,6 @@ def check_group(group: ThreadGroup, program: Program) -> None:
         match statement:
             case ThreadGroup():
                 raise TilusError(f"{name} holds another: put them one after the other")
-            case Set(var) if var.name not in names_of(group.body):
-                raise TilusError(
-                    f"{name} sets {var}, which all threads share: name it with `let` in the group"
-                )
             case Do(Inst() as inst) if inst.whole_block:
                 raise TilusError(f"{name} cannot {inst.name}: all threads of the block take part")
             case Do() as do:
@@ -130,6 +129,37 @@ def check_group(group: ThreadGroup, program: Program) -> None:
         raise TilusError(f"{name} leaves a loop that all threads are in: put the loop inside")
 
 
+def check_own_numbers(program: Program) -> None:
+    """`TilusError` where others than those threads read or set a number that a group sets."""
+    users: dict[str, set[tuple[int, int] | None]] = defaultdict(set)
+    set_by: dict[str, tuple[int, int]] = {}
+    for statement, span in spans(program.body):
+        for name in reads(statement):
+            users[name].add(span)
+        if isinstance(statement, Set):
+            users[statement.var.name].add(span)
+            if span is not None:
+                set_by[statement.var.name] = span
+    for name, (first, count) in set_by.items():
+        if users[name] != {(first, count)}:
+            raise TilusError(
+                f"the group of {count} threads from {first} sets {name}, which other threads use,"
+                " and they would not see it: let them have a number of their own"
+            )
+
+
+def spans(body: Body) -> Iterator[tuple[Statement, tuple[int, int] | None]]:
+    """Every statement with the threads of the group that it stands in, if it does."""
+    for statement in body:
+        match statement:
+            case ThreadGroup(first, count):
+                yield from ((inner, (first, count)) for inner in walk(statement.body))
+            case _:
+                yield statement, None
+                for inner in inner_bodies(statement):
+                    yield from spans(inner)
+
+
 def operands_of(statement: Do) -> list[Tensor]:
     inst = statement.instruction
     return inst.operands if isinstance(inst, Inst) else []
@@ -138,11 +168,6 @@ def operands_of(statement: Do) -> list[Tensor]:
 def tensors_of(body: Body) -> list[Tensor]:
     """What is made in `body`."""
     return [s.out for s in walk(body) if isinstance(s, Do) and isinstance(s.out, Tensor)]
-
-
-def names_of(body: Body) -> set[str]:
-    """The scalars that `body` names."""
-    return {s.var.name for s in walk(body) if isinstance(s, Let | For)}
 
 
 def leaves(body: Body) -> bool:

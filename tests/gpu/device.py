@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tilus.codegen import grid_of, map_numbers
-from tilus.compiler import Compiled, compile
+from tilus.compiler import Loadable, loadable
 from tilus.ir import Program
 from tilus.target import runs_on
 
@@ -19,8 +19,8 @@ def architecture() -> str:
 
 
 @cache
-def compiled(program: Program, arch: str) -> Compiled:
-    return compile(program, arch)
+def compiled(program: Program, arch: str) -> Loadable:
+    return loadable(program, arch)
 
 
 def run_on_gpu(program: Program, arguments: dict[str, Any]) -> None:
@@ -30,7 +30,8 @@ def run_on_gpu(program: Program, arguments: dict[str, Any]) -> None:
     from tilus.runtime.launcher import LoadedKernel, tensor_map
 
     made = compiled(program, architecture())
-    kernel = LoadedKernel(made.cubin, made.entry, made.threads, made.shared_bytes)
+    source = made.source
+    kernel = LoadedKernel(made.cubin, source.entry, source.threads, source.shared_bytes)
     there = {
         name: torch.from_numpy(value.view(np.uint8)).cuda()
         for name, value in arguments.items()
@@ -40,7 +41,7 @@ def run_on_gpu(program: Program, arguments: dict[str, Any]) -> None:
         there[p.name].data_ptr() if p.name in there else np.int32(arguments[p.name])
         for p in program.parameters
     ]
-    for map in made.maps:
+    for map in source.maps:
         address = there[map.pointer].data_ptr()
         given.append(tensor_map(address, *map_numbers(map, arguments)))
     stream = torch.cuda.Stream()

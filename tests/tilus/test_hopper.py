@@ -136,13 +136,14 @@ def test_who_never_releases_a_stage_stops_the_others() -> None:
 
 
 def inside(first: int, count: int, body: Callable[[Tracer, Any], None]) -> Callable[..., None]:
-    """`body` in a group; it gets registers and a scalar of the block."""
+    """`body` in a group; it gets registers and two numbers: one is read outside, one set there."""
 
     def kernel(t: Tracer, x: Var, y: Var) -> None:
-        outer = t.allocate_register(f32, spatial(64), 0), t.let(3)
+        outer = t.allocate_register(f32, spatial(64), 0), t.let(3), t.let(4)
         for _ in t.range(0, 2):
             with t.group(first, count):
                 body(t, outer)
+            t.set(outer[2], outer[1])
 
     return kernel
 
@@ -156,7 +157,8 @@ def nested(t: Tracer, outer: Any) -> None:
     (0, 48, lambda t, outer: None, "want whole warps"),
     (32, 64, lambda t, outer: None, "want whole warps"),
     (32, 32, nested, "holds another"),
-    (32, 32, lambda t, outer: t.set(outer[1], 4), "which all threads share"),
+    (32, 32, lambda t, outer: t.set(outer[1], 4), "sets v0, which other threads use"),
+    (32, 32, lambda t, outer: t.set(outer[2], 4), "sets v1, which other threads use"),
     (32, 32, lambda t, outer: t.add(outer[0], outer[0]), "uses the registers r0"),
     (32, 32, lambda t, outer: t.leave(), "leaves a loop"),
     (32, 32, lambda t, outer: t.exit(), "cannot exit"),
@@ -189,6 +191,28 @@ def test_a_group_counts_once() -> None:
         run(program, {"x": x, "y": y})
         assert x.tolist() == [3, 30]
         assert (y[0], y[32]) == (2, 20)
+
+
+def test_a_number_of_a_group_lasts_while_only_it_uses_it() -> None:
+    """Warp 1 counts the turns of a loop that all are in; warp 0 counts its own twice as fast."""
+
+    def kernel(t: Tracer, x: Var, y: Var) -> None:
+        found = t.view_global(y, i32, (2,), (1,))
+        counts = [t.let(0), t.let(5)]
+        for _ in t.range(0, 3):
+            for warp, count in enumerate(counts):
+                with t.group(32 * warp, 32):
+                    t.set(count, count + 2 - warp)
+        for warp, count in enumerate(counts):
+            with t.group(32 * warp, 32):
+                t.atomic(found, (warp,), "max", count)
+
+    program = trace("lasts", kernel, [Pointer("x", i32), Pointer("y", i32)],
+                    lambda *p: (1, 1, 1), 64)  # fmt: skip
+    for run in (interpret, run_on_host):
+        y = np.zeros(2, np.int32)
+        run(program, {"x": y.copy(), "y": y})
+        assert y.tolist() == [6, 8]
 
 
 def test_registers_do_not_leave_a_group() -> None:

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from tilus.errors import TilusError, asked_by
-from tilus.groups import check_clusters, check_groups, groups_of, named_barriers
+from tilus.groups import WARP, check_clusters, check_groups, groups_of, named_barriers
 from tilus.ir import (
     ALONE,
     GRID,
@@ -66,6 +66,8 @@ def generate(program: Program, arch: str = DEFAULT) -> Source:
     require_clusters(program, target(arch))
     require_registers(program)
     cu = TextWriter(program, target(arch))
+    if groups_of(program):
+        cu.line(f"const unsigned warp = block_warp<{program.threads}>();")
     cu.write(program.body)
     if cu.shared_bytes > cu.target.shared_bytes:
         raise TilusError(
@@ -217,9 +219,10 @@ class TextWriter:
                 self.line("break;")
 
     def write_group(self, group: ThreadGroup) -> None:
-        whole, mine = self.threads, f"block_thread() - {group.first}u"
-        with self.scope(f"if ({mine} < {group.count}u)"):
-            self.line(f"const unsigned thread = {mine};")
+        whole = self.threads
+        # asked of the warp, so that the compiler knows that its lanes go one way
+        with self.scope(f"if (warp - {group.first // WARP}u < {group.count // WARP}u)"):
+            self.line(f"const unsigned thread = block_thread() - {group.first}u;")
             if group.registers:
                 require_warpgroups(group, self.target)
                 self.line(f"set_registers<{group.registers}, {self._budget}>();")

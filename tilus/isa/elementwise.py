@@ -78,7 +78,7 @@ OPS = {
     "min":           Op(np.fmin,          "min({}, {})",      NUMBER),
     "clip":          Op(clip,             "min(max({}, {}), {})", NUMBER),
     "abs":           Op(np.abs,           "magnitude({})",    SIGNED),
-    "neg":           Op(np.negative,      "-{}",              SIGNED),
+    "neg":           Op(np.negative,      "-{}",              SIGNED, "({} ^ 0x80008000u)"),
     "relu":          Op(relu,             "relu({})",         SIGNED),
     "fma":           Op(multiply_add,     "fmaf({}, {}, {})", FLOAT, "fma_f16_pair({}, {}, {})"),
     "sqrt":          Op(np.sqrt,          "sqrtf({})",        FLOAT),

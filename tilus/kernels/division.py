@@ -76,6 +76,11 @@ class Work:
         last = (self.end + self.steps - 1) // self.steps
         return self.turns + (self.begin < self.end) * (last - self.begin // self.steps)
 
+    @property
+    def first_shared(self) -> tuple[Scalar, Scalar]:
+        """The step and the tile of the first unit that the block has of those shared out."""
+        return self.begin % self.steps, self.shared + self.begin // self.steps
+
 
 class Cursor:
     """A place in a ring, and whether the ring is gone through for an odd time."""
@@ -99,28 +104,27 @@ class Walk:
 
     def __init__(self, t: Tracer, work: Work) -> None:
         self.work, self.by_turns = work, not isinstance(work.turns, int)
-        first, step = work.shared + work.begin // work.steps, work.begin % work.steps
-        self.step, self.tile = t.let(step), t.let(first)
+        step, tile = work.first_shared
         if self.by_turns:
             self.left = t.let(work.turns)
-            with t.when(self.left > 0):
-                t.set(self.step, 0)
-                t.set(self.tile, t.blocks[0])
-        self.row, self.column = t.let(0), t.let(0)
-        self.locate(t)
+            shares = t.let(equal(work.turns, 0))
+            step, tile = step * shares, t.blocks[0] + shares * (tile - t.blocks[0])
+        tile = t.let(tile)
+        self.step, self.tile = t.let(step), t.let(tile)
+        row, column = self.place(t, tile)
+        self.row, self.column = t.let(row), t.let(column)
 
-    def locate(self, t: Tracer) -> None:
-        """Find the tile's row and column."""
-        work, row, column = self.work, self.tile % self.work.rows, self.tile // self.work.rows
-        if self.by_turns:
-            high = t.let(minimum(work.rows, BAND))
-            band = t.let(self.tile // (high * work.columns))
-            within = t.let(self.tile - band * high * work.columns)
-            # beyond the last tile there is no row, and nothing is read
-            here = t.let(maximum(minimum(high, work.rows - band * high), 1))
-            row, column = band * high + within % here, within // here
-        t.set(self.row, row)
-        t.set(self.column, column)
+    def place(self, t: Tracer, tile: Scalar) -> tuple[Scalar, Scalar]:
+        """The row and column of a tile."""
+        work = self.work
+        if not self.by_turns:
+            return tile % work.rows, tile // work.rows
+        high = t.let(minimum(work.rows, BAND))
+        band = t.let(tile // (high * work.columns))
+        within = t.let(tile - band * high * work.columns)
+        # beyond the last tile there is no row, and nothing is read
+        here = t.let(maximum(minimum(high, work.rows - band * high), 1))
+        return band * high + within % here, within // here
 
     def next_tile(self, t: Tracer) -> None:
         t.set(self.step, 0)
@@ -135,9 +139,12 @@ class Walk:
         t.set(self.tile, self.tile + 1 + more * (self.work.blocks - 1))
         t.set(self.left, self.left - more)
         with t.when(more & equal(self.left, 0)):
-            t.set(self.step, self.work.begin % self.work.steps)
-            t.set(self.tile, self.work.shared + self.work.begin // self.work.steps)
-        self.locate(t)
+            step, tile = self.work.first_shared
+            t.set(self.step, step)
+            t.set(self.tile, tile)
+        row, column = self.place(t, self.tile)
+        t.set(self.row, row)
+        t.set(self.column, column)
 
     def advance(self, t: Tracer) -> None:
         """To the next unit."""

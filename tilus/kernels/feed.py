@@ -1,8 +1,10 @@
 """How the operands of a quantised matmul come into shared memory, some steps ahead of their use."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from tilus.dtypes import u32
+from tilus.groups import WARP
 from tilus.ir import Global, Scalar, Shared, Var, ceil_div
 from tilus.isa.warpgroup import ROW, ROWS_SWIZZLED
 from tilus.kernels import weights
@@ -71,7 +73,7 @@ class Masks:
 class Feed:
     """Brings the units of a block one after the other into a ring of `stages` places.
 
-    The copy engine does it where all tiles are whole and the schedule says so: one thread asks it,
+    The copy engine does it where all tiles are whole and the schedule says so: one warp asks it,
     and barriers say when a place is full and when it is free. Else all threads copy.
     """
 
@@ -91,31 +93,38 @@ class Feed:
 
     def begin(self) -> None:
         """Start to bring the first units."""
-        for i in range(self.ahead):
-            with self.t.when(i < self.work.units):
-                self.copy(self.copied, self.at.place)
-            self.next()
+        with self.feeders():
+            for i in range(self.ahead):
+                with self.t.when(i < self.work.units):
+                    self.copy(self.copied, self.at.place)
+                self.next()
 
     def wait_for(self, u: Scalar, at: Cursor) -> None:
         """Until unit `u` is there; start to bring the one that is `ahead` of it."""
-        match self.handover:
-            case Handover(arrived, released) if self.slack:
-                with self.t.when(u + self.ahead < self.work.units):
-                    self.t.wait_barrier(released, self.at.place, self.at.turn ^ 1)
-                    self.copy(self.copied, self.at.place)
-                self.t.wait_barrier(arrived, at.place, at.turn)
-                self.next()
-                return
-            case Handover(arrived, _):
-                self.t.wait_barrier(arrived, at.place, at.turn)
-            case None:
-                self.t.wait_group(self.ahead - 1)
-                if self.plan.warpgroups:
-                    self.t.fence_async()
-        self.t.synchronize()
-        with self.t.when(u + self.ahead < self.work.units):
-            self.copy(self.copied, self.at.place)
-        self.next()
+        if not self.slack:
+            self.wait_until_there(at)
+            self.t.synchronize()
+        with self.feeders():
+            with self.t.when(u + self.ahead < self.work.units):
+                if self.handover is not None and self.slack:
+                    self.t.wait_barrier(self.handover.released, self.at.place, self.at.turn ^ 1)
+                self.copy(self.copied, self.at.place)
+            self.next()
+        if self.slack:
+            self.wait_until_there(at)
+
+    def wait_until_there(self, at: Cursor) -> None:
+        """Until what was copied into this place of the ring has arrived."""
+        if self.handover is not None:
+            self.t.wait_barrier(self.handover.arrived, at.place, at.turn)
+            return
+        self.t.wait_group(self.ahead - 1)
+        if self.plan.warpgroups:
+            self.t.fence_async()
+
+    def feeders(self) -> AbstractContextManager[None]:
+        """Those who copy: one warp asks the copy engine, and the others need not know what for."""
+        return self.t.group(0, WARP) if self.engine else nullcontext()
 
     def release(self, place: Scalar) -> None:
         """Nobody reads the unit in this place any more, once all warps have said so."""

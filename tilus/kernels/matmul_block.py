@@ -9,6 +9,7 @@ cores take from registers, and the few rows of A that which may be narrow.
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from math import gcd
 
 from tilus.casts import lift_factor, lift_offset
@@ -62,6 +63,14 @@ class Activations:
     place: Scalar
     first: Scalar
     turned: list[Register]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A weight is scale * its value + shift, for each column: [teams * columns, 1] of A's type."""
+
+    scale: Register
+    shift: Register | None
 
 
 class Kernel:
@@ -217,8 +226,9 @@ class Kernel:
         """
         tiles = self.stored_tiles(t, ring, place, first)
         begun: deque[Callable[[int], None]] = deque()
+        scaling = cache(lambda fold, panel: self.scaling(t, ring, place, fold, panel))
         for chunk in range(self.depth_of_team // self.chunk):
-            self.multiply_chunk(t, ring, place, chunk, tiles, begun, sums)
+            self.multiply_chunk(t, ring, place, chunk, tiles, scaling, begun, sums)
         if first is not None:
             turn_to_next()
         while begun:
@@ -228,7 +238,7 @@ class Kernel:
 
     def multiply_chunk(
         self, t: Tracer, ring: Ring, place: Scalar, chunk: int, tiles: Iterator[Register],
-        begun: deque[Callable[[int], None]], sums: Sums,
+        scaling: Callable[[int, int], Scaling], begun: deque[Callable[[int], None]], sums: Sums,
     ) -> None:  # fmt: skip
         """A panel of columns at a time, and of it a part that is committed.
 
@@ -246,7 +256,7 @@ class Kernel:
                 fold = (chunk * self.chunk + start) // self.fold
                 b = self.slice_of(t, tile, start % STEP)
                 if self.scales_weights:
-                    b = self.scaled(t, ring, place, fold, panel, b)
+                    b = self.scaled(t, b, scaling(fold, panel))
                 self.multiply_slice(t, b, a, start, part)
                 if (start + self.depth) % self.part:
                     continue
@@ -430,18 +440,19 @@ class Kernel:
         column: Register = t.view(numbers, numbers.dtype, reduce(self.parts(), (1,)))
         return column
 
-    def scaled(
-        self, t: Tracer, ring: Ring, place: Scalar, fold: Scalar, panel: int, values: Register
-    ) -> Register:
-        """(values - zero) * scale, in A's type: the weights themselves."""
+    def scaling(self, t: Tracer, ring: Ring, place: Scalar, fold: int, panel: int) -> Scaling:
+        """What the weights of a fold of a panel are multiplied by, and what is then added."""
         assert ring.scales is not None
         scale = self.held_per_column(t, ring.scales, place, fold, panel)
-        weights: Register
         if ring.zeros is None:
-            weights = t.mul(values, scale)
-            return weights
+            return Scaling(scale, None)
         zero = self.held_per_column(t, ring.zeros, place, fold, panel)
-        weights = t.fma(values, scale, t.neg(t.mul(zero, scale)))
+        return Scaling(scale, t.mul(t.neg(zero), scale))
+
+    def scaled(self, t: Tracer, values: Register, by: Scaling) -> Register:
+        """(values - zero) * scale, in A's type: the weights themselves."""
+        multiply = t.mul if by.shift is None else t.fma
+        weights: Register = multiply(values, by.scale, *filter(None, [by.shift]))
         return weights
 
     def from_memory(

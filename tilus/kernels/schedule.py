@@ -105,7 +105,7 @@ STRIPS, OTHERS = "many columns", "few columns"
 ROWS = {
     (8, STRIPS): (
         Row(1, 3, 256, 256, 4, 3, warpgroups=False), Row(3, 5, None, 256, 4, teams=2),
-        Row(5, 8, None, 128, 4, teams=2),
+        Row(5, 8, None, 128, 4, teams=2), Row(6, 6, None, 128, 28),
     ),
     (8, OTHERS): (
         Row(1, 3, 256, 256, 4, 2, warpgroups=False), Row(1, 2, 256, 256, 4, 3, warpgroups=False),
@@ -114,8 +114,8 @@ ROWS = {
         Row(8, 8, 128, 512, 4, teams=2),
     ),
     (16, STRIPS): (
-        Row(1, 2, 256, 512, 4, 3), Row(3, 3, None, 512, 4, teams=2),
-        Row(1, 5, None, 256, 4, teams=2), Row(4, 4, 256, 256, 8, 2), Row(7, 7, 512, 128, 16),
+        Row(1, 3, None, 512, 4, teams=2), Row(1, 5, None, 256, 4, teams=2),
+        Row(4, 4, 256, 256, 8, 2), Row(7, 7, 512, 128, 16),
         Row(8, 8, 64, 128, 4, 7), Row(6, 8, None, 128, 4, teams=2), Row(6, 8, None, 128, 28),
     ),
     (16, OTHERS): (
@@ -125,8 +125,8 @@ ROWS = {
 }  # fmt: skip
 # for more rows, by the height of a tile; two heights are tried where one is not enough
 TALL = {
-    32: (Row(1, 8, 512, 128, 8), Row(1, 8, 256, 128, 4, 2), Row(1, 8, 512, 256, 16)),
-    64: (Row(1, 8, 512, 256, 16), Row(1, 8, 256, 256, 8), Row(5, 8, 512, 128, 8)),
+    32: (Row(1, 8, 512, 128, 8), Row(1, 8, 512, 256, 16), Row(5, 8, None, 256, 28)),
+    64: (Row(1, 8, 512, 256, 16), Row(1, 8, 256, 256, 16), Row(1, 8, 256, 256, 8)),
     128: (Row(1, 8, 256, 128, 16), Row(1, 8, 128, 128, 8)),
     256: (Row(1, 8, 128, 128, 8), Row(5, 8, 128, 64, 8)),
 }

@@ -230,6 +230,10 @@ template <int NAME, int THREADS> FUNCTION void meet() {
   else synchronize_group<NAME, THREADS>();
 }
 FUNCTION unsigned block_thread() { return threadIdx.x; }
+// The number of this thread's warp in a block of THREADS: known to be the same in all of its lanes.
+template <int THREADS> FUNCTION unsigned block_warp() {
+  return shuffle<THREADS>(threadIdx.x / 32, 0);
+}
 
 // Thread 0 acts for the block, or the group that meets at barrier NAME, and all get what it gives.
 template <int NAME, int THREADS, class Action>

@@ -101,6 +101,7 @@ template <int NAME, int THREADS> inline void synchronize_group() {
   meet_at(block.named[NAME], THREADS);
 }
 inline unsigned block_thread() { return block.running; }
+template <int THREADS> inline unsigned block_warp() { return block.running / WARP; }
 
 // Every lane posts some numbers and sees those of all: one barrier an exchange, since the next one
 // takes the other mailbox.
