@@ -67,11 +67,12 @@ def test_any_number_of_rows(problem: tuple[str, int, bool], of: str) -> None:
         assert bool((first == second).all()), m
 
 
-@pytest.mark.parametrize("of", ["float16", "bfloat16"])
 @pytest.mark.parametrize(("biased", "activation"), [
-    (True, "none"), (True, "silu"), (False, "gelu"), (True, "relu"),
-], ids=["bias", "bias and silu", "gelu", "bias and relu"])  # fmt: skip
-@pytest.mark.parametrize("problem", [FORMATS[0], FORMATS[3]], ids=str)
+    (True, "none"), (True, "silu"), (False, "gelu"),
+], ids=["bias", "bias and silu", "gelu"])  # fmt: skip
+@pytest.mark.parametrize(("problem", "of"), [
+    (FORMATS[0], "float16"), (FORMATS[3], "float16"), (FORMATS[0], "bfloat16"),
+], ids=str)  # fmt: skip
 def test_a_bias_and_an_activation_follow_the_product(
     problem: tuple[str, int, bool], biased: bool, activation: str, of: str
 ) -> None:
