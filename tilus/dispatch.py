@@ -7,7 +7,7 @@ one after another, so they share scratch memory.
 
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from threading import local
 from typing import Any, Protocol
@@ -65,6 +65,7 @@ class Device(Hashable, Protocol):
     def tensor_map(self, address: int, *numbers: Any) -> object: ...
 
 
+Key = tuple[int, int, bool, str]  # of a call: rows, stream, whether there is a bias, activation
 Choice = Callable[[Device, Problem, int, int, int], Schedule]  # for a problem and its m, n, k
 
 
@@ -93,12 +94,7 @@ def plan_of(
     problem: Problem, schedule: Schedule, m: int, n: int, k: int, multiprocessors: int
 ) -> Plan:
     """The plan for a device of so many multiprocessors."""
-    computed = {
-        "b_dtype": problem.b_dtype.name, "group_size": problem.group_size, "zeros": problem.zeros,
-        "a_dtype": problem.a_dtype.name, "k_multiple": problem.k_multiple,
-        "n_multiple": problem.n_multiple,
-    }  # fmt: skip
-    parameters = computed | asdict(schedule)
+    parameters = problem.parameters | asdict(schedule)
     launch = quantized_matmul.launch(parameters, m, n, k, multiprocessors)
     sizes = {"m": m, "n": n, "k": k, "blocks": launch.grid[0]}
     return Plan(tuple(sorted(parameters.items())), launch, sizes)
@@ -199,21 +195,21 @@ def on_device(device: Device) -> OnDevice:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A product of a weight and so many rows on a stream, all ready but where A and C are."""
+    """A product of a weight and so many rows on a stream, all ready but where its tensors are."""
 
     launch: Callable[..., None]
-    before: tuple[int, ...]  # arguments between A and C
+    before: tuple[int, ...]  # arguments between A and the bias or C
     behind: tuple[Any, ...]  # and behind C, but for maps
     maps_of: Callable[[int], tuple[object, ...]]  # what the copy engine is told of A at an address
     maps: dict[int, tuple[object, ...]] = field(default_factory=dict)
 
-    def __call__(self, a: int, c: int) -> None:
+    def __call__(self, a: int, c: int, bias: tuple[int, ...] = ()) -> None:
         maps = self.maps.get(a)
         if maps is None:
             if len(self.maps) == MOST_MAPS:
                 self.maps.clear()
             maps = self.maps[a] = self.maps_of(a)
-        self.launch(a, *self.before, c, *self.behind, *maps)
+        self.launch(a, *self.before, *bias, c, *self.behind, *maps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,15 +226,22 @@ class DeviceWeight:
     zeros: Tensor | None
     device: Device
     choose: Choice = best_known
-    calls: dict[tuple[int, int], Call] = field(default_factory=dict)  # by rows and stream
+    calls: dict[Key, Call] = field(default_factory=dict)
 
     @property
     def dtype(self) -> DType:
         """What a code means."""
         return self.problem.b_dtype
 
-    def times(self, a: Tensor, out: Tensor | None = None) -> Tensor:
-        """`a` [M, K] times the weight: [M, N], in `out` if that is given.
+    def times(
+        self,
+        a: Tensor,
+        bias: Tensor | None = None,
+        activation: str = "none",
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """The activation of `a` [M, K] times the weight plus `bias` [N]: [M, N], in `out` if that
+        is given.
 
         The work is given to the current stream of the device; this returns at once.
         """
@@ -246,26 +249,31 @@ class DeviceWeight:
         if wrong := self.refusal("a", a, k):
             raise TilusError(wrong)
         rows: int = a.size(0)
+        if bias is not None and (wrong := self.refusal("bias", bias, n, dims=1)):
+            raise TilusError(wrong)
         if out is None:
             out = a.new_empty((rows, n))
         elif wrong := self.refusal("out", out, n, rows):
             raise TilusError(wrong)
         if device.current() != device.index:
             with device.selected():
-                return self.times(a, out)
+                return self.times(a, bias, activation, out)
         if not hasattr(device.thread, "entered"):
             device.enter()
         stream = device.stream_of(device.index)
-        call = self.calls.get((rows, stream))
+        call = self.calls.get((rows, stream, bias is not None, activation))
         if call is None:
             if rows == 0:
                 return out
-            call = self.prepared(rows, stream)
-        call(a.data_ptr(), out.data_ptr())
+            call = self.prepared(rows, stream, bias is not None, activation)
+        if bias is None:
+            call(a.data_ptr(), out.data_ptr())
+        else:
+            call(a.data_ptr(), out.data_ptr(), (bias.data_ptr(),))
         return out
 
     def refusal(
-        self, name: str, given: Tensor, columns: int, rows: int | None = None
+        self, name: str, given: Tensor, columns: int, rows: int | None = None, dims: int = 2
     ) -> str | None:
         """What is wrong with an argument, if anything is."""
         device, of = self.device, self.problem.a_dtype.name
@@ -284,11 +292,12 @@ class DeviceWeight:
                 f"matmul: {name} is {given.dtype} and the weight was placed for {of}: cast it, or"
                 " name its type in w.to(device, dtype)"
             )
-        if given.dim() != 2 or given.size(1) != columns or rows not in (None, given.size(0)):
+        fits = given.dim() == dims and given.size(-1) == columns
+        if not fits or (rows is not None and given.size(0) != rows):
             k, n = self.shape
             return (
                 f"matmul: {name} is {tuple(given.shape)} and the weight {self.shape}: want"
-                f" a [M, {k}] and out [M, {n}]; a.reshape(-1, {k}) has two dimensions"
+                f" a [M, {k}], bias [{n}] and out [M, {n}]; a.reshape(-1, {k}) has two dimensions"
             )
         if not given.is_contiguous():
             return (
@@ -307,11 +316,15 @@ class DeviceWeight:
             )
         return None
 
-    def prepared(self, m: int, stream: int) -> Call:
-        """The call for so many rows on the stream, from now on remembered."""
+    def prepared(self, m: int, stream: int, bias: bool, activation: str) -> Call:
+        """The call for so many rows on the stream, from now on remembered.
+
+        Whatever follows the sums, they are laid out alike.
+        """
         (k, n), device = self.shape, self.device
         schedule = chosen(self.choose, device, self.problem, bucket(m), n, k)
-        plan = plan_of(self.problem, schedule, m, n, k, device.multiprocessors)
+        problem = replace(self.problem, bias=bias, activation=activation)
+        plan = plan_of(problem, schedule, m, n, k, device.multiprocessors)
         shared = on_device(device)
         kernel, scratch = shared.kernel(plan.parameters), shared.scratch(stream, plan.launch)
         tensors = [self.words, self.scales, *([] if self.zeros is None else [self.zeros])]
@@ -329,5 +342,5 @@ class DeviceWeight:
         )
         if len(self.calls) >= MOST_CALLS:
             self.calls.clear()
-        self.calls[m, stream] = call
+        self.calls[m, stream, bias, activation] = call
         return call

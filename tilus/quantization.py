@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tilus.dispatch import Choice, DeviceWeight, best_known
 from tilus.dtypes import DType, dtype
 from tilus.errors import TilusError
-from tilus.kernels import weights
+from tilus.kernels import activations, weights
 from tilus.kernels.problem import problem_for
 from tilus.runtime.tensors import device_of
 
@@ -65,8 +65,9 @@ class QuantizedWeight:
         zeros = None if self.zeros is None else there.place(self.zeros, of)
         return DeviceWeight(problem, self.shape, words, scales, zeros, there, choose)
 
-    def times(self, a: Any, out: Any = None) -> Array:
-        """`a` [M, K], a NumPy array, times the weight: [M, N] in float16, computed in float32."""
+    def times(self, a: Any, bias: Any = None, activation: str = "none", out: Any = None) -> Array:
+        """The activation of `a` [M, K] times the weight plus `bias` [N], NumPy arrays: [M, N] in
+        float16, computed in float32."""
         if not isinstance(a, np.ndarray):
             raise TilusError(
                 f"matmul of a {type(a).__name__}: this weight is for NumPy arrays, the reference;"
@@ -76,7 +77,15 @@ class QuantizedWeight:
             raise TilusError(
                 f"matmul: a is {a.shape} and the weight {self.shape}: want [M, K] @ [K, N]"
             )
-        product: Array = (a.astype(np.float32) @ self.dequantize()).astype(np.float16)
+        if bias is not None and np.shape(bias) != self.shape[1:]:
+            raise TilusError(
+                f"matmul: bias is {np.shape(bias)} and the weight {self.shape}: want bias [N]"
+            )
+        follow = activations.named(activation).meaning
+        sums = a.astype(np.float32) @ self.dequantize()
+        if bias is not None:
+            sums = sums + np.asarray(bias, np.float32)
+        product: Array = follow(sums).astype(np.float16)
         if out is None:
             return product
         out[...] = product
@@ -144,10 +153,17 @@ def positive(scales: Array) -> Array:
     return halves
 
 
-def matmul(a: Any, w: QuantizedWeight | DeviceWeight, out: Any = None) -> Any:
-    """`a` [M, K] times the weight, [M, N], in `out` if that is given.
+def matmul(
+    a: Any,
+    w: QuantizedWeight | DeviceWeight,
+    bias: Any = None,
+    activation: str = "none",
+    out: Any = None,
+) -> Any:
+    """The activation (none, relu, silu or gelu) of `a` [M, K] times the weight plus `bias` [N]:
+    [M, N], in `out` if that is given.
 
     Of NumPy arrays, the reference; of a weight on a GPU (`w.to("cuda")`) and a PyTorch tensor
     there, by the kernel, on the current stream: docs/matmul.md.
     """
-    return w.times(a, out)
+    return w.times(a, bias, activation, out)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tilus
+from tilus.kernels.activations import ACTIVATIONS
 from tilus.kernels.problem import relative_error
 
 K, N = 1024, 1792
@@ -64,6 +65,52 @@ def test_any_number_of_rows(problem: tuple[str, int, bool], of: str) -> None:
         second = tilus.matmul(a, there)
         assert error_of(a, w, there, first) < LIMIT[of], m
         assert bool((first == second).all()), m
+
+
+@pytest.mark.parametrize(("biased", "activation"), [
+    (True, "none"), (True, "silu"), (False, "gelu"),
+], ids=["bias", "bias and silu", "gelu"])  # fmt: skip
+@pytest.mark.parametrize(("problem", "of"), [
+    (FORMATS[0], "float16"), (FORMATS[3], "float16"), (FORMATS[0], "bfloat16"),
+], ids=str)  # fmt: skip
+def test_a_bias_and_an_activation_follow_the_product(
+    problem: tuple[str, int, bool], biased: bool, activation: str, of: str
+) -> None:
+    """Twice each, with another bias the second time; results are as large as activations bend."""
+    import torch
+
+    w = weight(*problem)
+    there = w.to("cuda", of)
+    for m in (1, 16, 128):
+        a = activations(m, of) / 16
+        for seed in range(2):
+            made = torch.Generator("cuda").manual_seed(seed)
+            bias = torch.randn(N, device="cuda", generator=made).to(a.dtype) if biased else None
+            c = tilus.matmul(a, there, bias, activation)
+            sums = exact(a, w, there)
+            if bias is not None:
+                sums = sums + bias.double().cpu().numpy()
+            want = ACTIVATIONS[activation].meaning(sums)
+            assert relative_error(c.double().cpu().numpy(), want) < LIMIT[of], (m, seed)
+
+
+def test_a_graph_adds_the_bias_that_is_there_when_it_runs() -> None:
+    import torch
+
+    w = weight(*FORMATS[0])
+    there, a = w.to("cuda"), activations(16) / 16
+    bias = torch.zeros(N, dtype=a.dtype, device="cuda")
+    c = tilus.matmul(a, there, bias, "silu")
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        tilus.matmul(a, there, bias, "silu", out=c)
+    bias.copy_(torch.linspace(-4, 4, N))
+    graph.replay()
+    torch.cuda.synchronize()
+    sums = exact(a, w, there) + bias.double().cpu().numpy()
+    want = ACTIVATIONS["silu"].meaning(sums)
+    assert relative_error(c.double().cpu().numpy(), want) < LIMIT["float16"]
 
 
 def test_the_work_is_given_to_the_current_stream() -> None:
@@ -146,6 +193,10 @@ def test_wrong_tensors_are_refused_in_words() -> None:
     ]:
         with pytest.raises(tilus.TilusError, match=message):
             tilus.matmul(wrong, there)
+    with pytest.raises(tilus.TilusError, match=r"bias is \(1, 1792\) .* want .* bias \[1792\]"):
+        tilus.matmul(a, there, a.new_zeros(1, N))
+    with pytest.raises(tilus.TilusError, match="no activation 'swish': there are none, relu"):
+        tilus.matmul(a, there, activation="swish")
     with torch.no_grad():
         tilus.matmul(a.clone().requires_grad_(), there)
 
@@ -166,7 +217,7 @@ def test_a_call_takes_less_than_ten_microseconds_of_the_processor(m: int, given:
             torch.cuda.synchronize()
             start = time.perf_counter()
             for _ in range(CALLS):
-                tilus.matmul(a, there, out)
+                tilus.matmul(a, there, out=out)
             seconds.append((time.perf_counter() - start) / CALLS)
     finally:
         gc.enable()

@@ -43,6 +43,7 @@ ACCESS = "tilus/isa/access.py"
 ARITHMETIC = "tilus/prelude/common/arithmetic.cuh"
 MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/matmul_block.py"
 FEED = "tilus/kernels/feed.py"
+ACTIVATIONS, PROBLEM = "tilus/kernels/activations.py", "tilus/kernels/problem.py"
 DIVISION = "tilus/kernels/division.py"
 SHARED, DRAWING = "tilus/shared_layout.py", "tilus/inspect/drawing.py"
 WHERE, OCCUPANCY = "tilus/where.py", "tilus/occupancy.py"
@@ -50,6 +51,7 @@ ISA = ("tests/tilus/test_isa.py",)
 LANGUAGE = ("tests/tilus/test_language.py",)
 CAST_TESTS = ("tests/tilus/test_casts.py",)
 MATMUL = ("tests/tilus/test_quantized_matmul.py",)
+FOLLOWED = ("tests/tilus/test_activations.py",)
 BARRIERS, HOST_HOPPER = "tilus/isa/barriers.py", "tilus/prelude/host/hopper.cuh"
 HOPPER = ("tests/tilus/test_hopper.py",)
 DEBUG = ("tests/tilus/test_debug.py",)
@@ -301,10 +303,24 @@ BUGS = [
         "half of the elements are not stored", ISA),
     Bug("tilus/isa/matrices.py", "lane)}, warp = {cu.expr(warp)}", "lane)}, warp = {cu.expr(lane)}",
         "load_matrix forgets the warp", MATMUL),
-    Bug(DISPATCH, "self.calls[m, stream] = call", "pass", "every call prepared anew"),
-    Bug(DISPATCH, "self.calls.get((rows, stream))",
-        "next((c for (m, _), c in self.calls.items() if m == rows), None)",
+    Bug(DISPATCH, "self.calls[m, stream, bias, activation] = call", "pass",
+        "every call prepared anew"),
+    Bug(DISPATCH, "self.calls.get((rows, stream, bias is not None, activation))",
+        "next((c for (m, _, *now), c in self.calls.items()"
+        " if m == rows and now == [bias is not None, activation]), None)",
         "a stream works in the scratch of another"),
+    Bug(DISPATCH, "self.calls.get((rows, stream, bias is not None, activation))",
+        "next((c for key, c in self.calls.items()"
+        " if key[:3] == (rows, stream, bias is not None)), None)",
+        "whatever activation comes first is kept"),
+    Bug(DISPATCH, "chosen(self.choose, device, self.problem,",
+        "chosen(self.choose, device, replace(self.problem, bias=bias, activation=activation),",
+        "a schedule is chosen for each of what follows"),
+    Bug(DISPATCH, "return self.times(a, bias, activation, out)", "return self.times(a, out=out)",
+        "nothing follows on another current device"),
+    Bug(DISPATCH, "(bias.data_ptr(),)", "(a.data_ptr(),)", "A is added"),
+    Bug("tilus/quantization.py", "sums = sums + np.asarray(bias, np.float32)", "pass",
+        "NumPy arrays get no bias", (DISPATCHED,)),
     Bug(DISPATCH, "maps = self.maps[a] = self.maps_of(a)", "maps = self.maps_of(a)",
         "maps made anew"),
     Bug(DISPATCH, "maps = self.maps.get(a)", "maps = next(iter(self.maps.values()), None)",
@@ -321,7 +337,7 @@ BUGS = [
         "a thread that was never let in"),
     Bug(DISPATCH, "and launch.counters <= self.counters.numel()", "",
         "counters beyond those that are there"),
-    Bug("tilus/kernels/problem.py", "gcd(k, K_MULTIPLE), gcd(n, N_MULTIPLE)",
+    Bug(PROBLEM, "gcd(k, K_MULTIPLE), gcd(n, N_MULTIPLE)",
         "gcd(k, N_MULTIPLE), gcd(n, K_MULTIPLE)", "promises exchanged", (DISPATCHED,)),
     Bug("tilus/compiler.py", 'f"{_key(program, source, arch)}.cubin"', 'f"{program.name}.cubin"',
         "a cubin for another architecture", (DISPATCHED,)),
@@ -422,6 +438,30 @@ BUGS = [
     Bug(KERNEL, "(chunk * self.chunk + start) // self.fold", "start // self.fold",
         "weights are scaled by the first groups of a step", MATMUL),
     Bug(KERNEL, "(at[0] + first, at[1])", "at", "rows of C are written over each other", MATMUL),
+    Bug(KERNEL, "self.from_memory(t, feed, bias, unit, panel)",
+        "self.from_memory(t, feed, bias, unit, 0)", "the bias of other columns", FOLLOWED),
+    Bug(KERNEL, "products = t.add(products, self.from_memory(t, feed, bias, unit, panel))",
+        "after = activations.named(self.problem.activation).traced(t, products)\n"
+        "            return t.add(after, self.from_memory(t, feed, bias, unit, panel))",
+        "the activation comes before the bias", FOLLOWED),
+    Bug(KERNEL, "        with t.when(self.gather(t, p, done, work, whole, products)):",
+        "        with t.when(equal(whole, 0)):\n"
+        "            for i, part in enumerate(products):\n"
+        "                t.assign(part, self.followed(t, p, feed, done, i, part))\n"
+        "        with t.when(self.gather(t, p, done, work, whole, products)):",
+        "what follows the sums is done by every block that shares a tile", FOLLOWED),
+    Bug(KERNEL, "            products = self.followed(t, p, feed, unit, panel, products)\n", "",
+        "nothing follows the sums", FOLLOWED),
+    Bug(ACTIVATIONS, "t.mul(t.mul(x, root), root)", "t.mul(x, root)",
+        "a root in place of what it is the root of"),
+    Bug(ACTIVATIONS, "t.where(t.less(x, zero), zero, x)", "t.max(x, zero)", "NaN becomes 0"),
+    Bug(ACTIVATIONS, "everywhere(t, x, -2 * SLOPE * CUBIC)", "everywhere(t, x, -2 * CUBIC)",
+        "gelu is another cubic"),
+    Bug(ACTIVATIONS, "sqrt(2 / pi), 0.044715", "sqrt(2 / pi), 0.0447", "gelu nearly"),
+    Bug(PROBLEM, '{"bias": True} if self.bias else {}', '{"bias": self.bias}',
+        "a name for what nobody asks for", FOLLOWED),
+    Bug(PROBLEM, "product = product + self.numbers(problem, self.bias)", "pass",
+        "the reference has no bias", FOLLOWED),
     Bug(DIVISION, "more * (self.work.blocks - 1)", "more * self.work.blocks",
         "turns leave tiles out", MATMUL),
     Bug(DIVISION, "maximum(tiles // blocks, 1) - 1", "tiles // blocks", "more turns than tiles",

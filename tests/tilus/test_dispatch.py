@@ -17,6 +17,7 @@ from tilus import compiler, config, dispatch, quantization
 from tilus.compiler import Loadable, loadable, text_of
 from tilus.dispatch import OnDevice, best_known, on_device, plan_of
 from tilus.kernels import quantized_matmul, streaming_read
+from tilus.kernels.activations import ACTIVATIONS
 from tilus.kernels.problem import problem_for, relative_error
 from tilus.kernels.quantized_matmul import Launch
 from tilus.kernels.schedule import Schedule
@@ -56,6 +57,10 @@ def small(*question: Any) -> Schedule:
     return SMALL
 
 
+def vector(device: FakeDevice, n: int, of: str = "float16", seed: int = 0) -> FakeTensor:
+    return device.activations(np.random.default_rng(seed).standard_normal(n), of)
+
+
 def rows(device: FakeDevice, m: int, of: str = "float16") -> FakeTensor:
     return device.activations(np.random.default_rng(m).standard_normal((m, K)), of)
 
@@ -87,19 +92,59 @@ def test_the_product_is_that_of_the_numbers_the_weight_stands_for(
         assert relative_error(t.values(got.array), want) < limit
 
 
+@pytest.mark.parametrize(("of", "limit", "follows"), [
+    ("float16", 1e-3, [(None, "relu"), (0, "none"), (1, "none"), (0, "silu")]),
+    ("bfloat16", 5e-3, [(0, "gelu")]),  # scales have 8 bits there
+], ids=["float16", "bfloat16"])  # fmt: skip
+def test_a_bias_and_an_activation_follow_the_product(
+    device: FakeDevice, of: str, limit: float, follows: list[tuple[int | None, str]]
+) -> None:
+    """Each combination is a kernel of its own, for any bias, of one schedule."""
+    asked = []
+
+    def choose(*question: Any) -> Schedule:
+        asked.append(question)
+        return SMALL
+
+    w, t = weight(), tilus.dtype(of)
+    there, a = w.to("cuda", of, choose=choose), rows(device, 5, of)
+    plain = tilus.matmul(a, there).array
+    product = t.values(a.array).astype(np.float64) @ w.dequantize().astype(np.float64)
+    for seed, activation in follows:
+        bias = None if seed is None else vector(device, N, of, seed)
+        got = tilus.matmul(a, there, bias, activation)
+        want = ACTIVATIONS[activation].meaning(
+            product if bias is None else product + t.values(bias.array)
+        )
+        assert relative_error(t.values(got.array), want) < limit, activation
+    np.testing.assert_array_equal(tilus.matmul(a, there).array, plain)
+    assert asked == [(device, there.problem, 8, N, K)]
+    made = {
+        (one.get("bias", False), one.get("activation", "none"))
+        for one in map(dict, on_device(device).kernels)
+    }
+    assert made == {(False, "none"), *((seed is not None, name) for seed, name in follows)}
+    assert len(there.calls) == len(made) == device.asked["load"]
+    device.is_current = False
+    seed, activation = follows[-1]
+    again = tilus.matmul(a, there, vector(device, N, of, seed), activation, out=got)
+    assert again is got and relative_error(t.values(again.array), want) < limit
+    assert len(there.calls) == len(made)
+
+
 def test_what_a_call_needs_is_made_once(device: FakeDevice) -> None:
     w = weight().to("cuda", choose=small)
     a, out = rows(device, 5), rows(device, 5).new_empty((5, N))
-    assert tilus.matmul(a, w, out) is out
+    assert tilus.matmul(a, w, out=out) is out
     before, arrays = device.asked.copy(), len(device.arrays)
     first = out.array.copy()
     out.array[...] = 0
     for _ in range(2):
-        tilus.matmul(a, w, out)
+        tilus.matmul(a, w, out=out)
     assert device.asked == before and len(device.arrays) == arrays
     np.testing.assert_array_equal(out.array, first)
     other = weight().to("cuda", choose=small)  # another weight: kernel and scratch are there
-    tilus.matmul(a, other, out)
+    tilus.matmul(a, other, out=out)
     assert {name for name in before if device.asked[name] > before[name]} <= {"place", "tensor_map"}
 
 
@@ -125,7 +170,7 @@ def test_calls_are_forgotten_in_the_end(
     w = weight().to("cuda", choose=small)
     for m in (1, 2, 3):
         tilus.matmul(rows(device, m), w)
-    assert [m for m, _ in w.calls] == [3] and device.asked["load"] == 1
+    assert [m for m, *_ in w.calls] == [3] and device.asked["load"] == 1
 
 
 def test_a_schedule_is_chosen_once_for_all_rows_of_a_bucket(
@@ -266,13 +311,27 @@ def test_wrong_arguments_are_refused_in_words(device: FakeDevice) -> None:
         with pytest.raises(tilus.TilusError, match=message):
             tilus.matmul(a, w)
     device.grads = False
+    for message, bias in [
+        (
+            r"bias is \(511,\) and the weight \(512, 512\): want .* bias \[512\]",
+            vector(device, 511),
+        ),
+        (r"bias is \(1, 512\)", rows(device, 1)),
+        ("bias is bfloat and the weight was placed for float16", vector(device, N, "bfloat16")),
+        ("bias is a ndarray", np.zeros(N, np.float16)),
+        ("bias is on cuda:0", vector(elsewhere, N)),
+    ]:
+        with pytest.raises(tilus.TilusError, match=message):
+            tilus.matmul(graded, w, bias)
+    with pytest.raises(tilus.TilusError, match="no activation 'swish': there are none, relu, silu"):
+        tilus.matmul(graded, w, activation="swish")
     for message, out in [
         (r"out is \(3, 512\) .* out \[M, 512\]", graded.new_empty((3, N))),
         (r"out is \(4, 511\)", graded.new_empty((4, N - 1))),
         ("out is bfloat", rows(device, 4, "bfloat16")),
     ]:
         with pytest.raises(tilus.TilusError, match=message):
-            tilus.matmul(graded, w, out)
+            tilus.matmul(graded, w, out=out)
     assert not device.asked["load"]
 
 
@@ -290,8 +349,17 @@ def test_numpy_arrays_are_for_the_weight_that_is_not_placed(device: FakeDevice) 
         tilus.matmul(rows(device, 2), w)
     a = np.ones((2, K), np.float16)
     out = np.zeros((2, N), np.float16)
-    assert tilus.matmul(a, w, out) is out
+    assert tilus.matmul(a, w, out=out) is out
     np.testing.assert_array_equal(out, tilus.matmul(a, w))
+    bias = np.linspace(-30, 5, N).astype(np.float32)
+    sums = a.astype(np.float32) @ w.dequantize() + bias
+    for activation, row in ACTIVATIONS.items():
+        got = tilus.matmul(a, w, bias, activation)
+        np.testing.assert_array_equal(got, row.meaning(sums).astype(np.float16))
+    with pytest.raises(tilus.TilusError, match=r"bias is \(1, 512\) .* want bias \[N\]"):
+        tilus.matmul(a, w, bias[None])
+    with pytest.raises(tilus.TilusError, match="no activation 'swish'"):
+        tilus.matmul(a, w, activation="swish")
 
 
 @pytest.mark.parametrize(("capability", "arch"), [

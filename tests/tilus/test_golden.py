@@ -34,6 +34,7 @@ PINNED: dict[str, dict[str, Any]] = {
     "i4 bfloat16": {"b_dtype": "i4", "a_dtype": "bfloat16", "group_size": 32},
     "f6e3m2 channelwise": {"b_dtype": "f6e3m2", "group_size": -1},
     "u8 tall": {"b_dtype": "u8", "zeros": True, **TALL},
+    "i4 bias and gelu": {"b_dtype": "i4", "bias": True, "activation": "gelu", **SMALL},
     "i3 edges": {"b_dtype": "i3", "k_multiple": 16, "n_multiple": 1, **SMALL},
 }
 

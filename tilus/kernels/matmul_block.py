@@ -29,7 +29,7 @@ from tilus.ir import (
 )
 from tilus.isa.matrices import MATRIX
 from tilus.isa.warpgroup import ROW, sums_atom
-from tilus.kernels import weights
+from tilus.kernels import activations, weights
 from tilus.kernels.division import Cursor, Walk, Work
 from tilus.kernels.feed import STEP, Feed, Ring
 from tilus.kernels.problem import Problem
@@ -107,8 +107,9 @@ class Kernel:
     def parameters(self) -> list[Pointer | Integer]:
         of = self.problem.a_dtype
         zeros = [Pointer("zeros", of)] if self.problem.zeros else []
+        bias = [Pointer("bias", of)] if self.problem.bias else []
         return [
-            Pointer("a", of), Pointer("words", u32), Pointer("scales", of), *zeros,
+            Pointer("a", of), Pointer("words", u32), Pointer("scales", of), *zeros, *bias,
             Pointer("c", of), Pointer("workspace", f32), Pointer("counters", i32),
             Integer("m"), Integer("n", self.problem.n_multiple),
             Integer("k", self.problem.k_multiple), Integer("blocks"),
@@ -458,7 +459,7 @@ class Kernel:
     def from_memory(
         self, t: Tracer, feed: Feed, source: Global, unit: Walk, panel: int
     ) -> Register:
-        """A number for each column of a panel, of the only group, in float32: [columns, 1]."""
+        """A number for each column of a panel, from the only row, in float32: [columns, 1]."""
         across = transpose(reduce(self.sums_layout(), (1,)))
         column = unit.column * self.plan.block_n + panel * self.columns
         held = t.load_global(source, (0, column), across, check=(1,) * feed.mask.n)
@@ -522,11 +523,12 @@ class Kernel:
         self, t: Tracer, p: dict[str, Var], feed: Feed, slab: Shared | None, unit: Walk,
         sums: list[Register],
     ) -> None:  # fmt: skip
-        """Round the tile and write it."""
+        """Do what follows the sums, round the tile and write it."""
         for panel, products in enumerate(sums):
             if not self.grouped:
                 scale = self.from_memory(t, feed, feed.sources.scales, unit, panel)
                 products = t.mul(products, self.factored(t, scale))
+            products = self.followed(t, p, feed, unit, panel, products)
             column = unit.column * self.plan.block_n + panel * self.columns
             row = unit.row * self.plan.block_m
             rounded = t.cast(products, self.problem.a_dtype)
@@ -536,6 +538,15 @@ class Kernel:
                 t.store_global(c, rounded, (column, row), check=check)
                 continue
             self.write_slabs(t, p, feed, slab, rounded, (row, column))
+
+    def followed(
+        self, t: Tracer, p: dict[str, Var], feed: Feed, unit: Walk, panel: int, products: Register
+    ) -> Register:
+        """The activation of the whole sums and the bias."""
+        if self.problem.bias:
+            bias = t.view_global(p["bias"], self.problem.a_dtype, (1, p["n"]), (p["n"], 1))
+            products = t.add(products, self.from_memory(t, feed, bias, unit, panel))
+        return activations.named(self.problem.activation).traced(t, products)
 
     def write_slabs(
         self, t: Tracer, p: dict[str, Var], feed: Feed, slab: Shared, panel: Register,

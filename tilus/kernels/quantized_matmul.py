@@ -1,11 +1,12 @@
-"""C[m, n] = sum over k of A[m, k] * (Q[k, n] - Z[k/g, n]) * S[k/g, n], for Q of 1 to 8 bits.
+"""C[m, n] = f(sum over k of A[m, k] * (Q[k, n] - Z[k/g, n]) * S[k/g, n] + bias[n]).
 
-Products and sums are float32, each result is rounded once, to A's type (float16 or bfloat16). The
-work is cut into units, one `block_k` deep step of one `block_m` x `block_n` tile of C. Each block
-takes a run of consecutive units, as many as any other or one more, so all blocks end together
-whatever m, n and k are; where a run ends inside a tile, the blocks that share the tile leave their
-sums in the workspace and the last to arrive adds them up in order. The result is therefore the same
-in every launch.
+Q has 1 to 8 bits; the bias and the activation f are optional. Everything is float32 until each
+result is rounded once, to A's type (float16 or bfloat16). The work is cut into units, one `block_k`
+deep step of one `block_m` x `block_n` tile of C. Each block takes a run of consecutive units, as
+many as any other or one more, so all blocks end together whatever m, n and k are; where a run ends
+inside a tile, the blocks that share the tile leave their sums in the workspace and the last to
+arrive adds them up in order and does what follows. The result is therefore the same in every
+launch.
 
 This is what others ask of the kernel; `tilus.kernels.matmul_block` is the kernel.
 """
@@ -70,14 +71,18 @@ def program(
     a_dtype: str = "float16",
     k_multiple: int = 64,
     n_multiple: int = 64,
+    bias: bool = False,
+    activation: str = "none",
     **schedule: int,
 ) -> Program:
     """The kernel for a problem, laid out by `schedule` (fields of `Schedule`).
 
-    Arguments: a [m, k], words (`pack`), scales [k/g, n], zeros [k/g, n] if there are any, c [m, n]
-    (these but the words in `a_dtype`), workspace, counters, m, n, k, blocks.
+    Arguments: a [m, k], words (`pack`), scales [k/g, n], zeros [k/g, n] and bias [n] if there are
+    any, c [m, n] (these but the words in `a_dtype`), workspace, counters, m, n, k, blocks.
     """
-    problem = checked_problem(b_dtype, group_size, zeros, a_dtype, k_multiple, n_multiple)
+    problem = checked_problem(
+        b_dtype, group_size, zeros, a_dtype, k_multiple, n_multiple, bias, activation
+    )
     plan = checked_schedule(schedule)
     kernel = Kernel(problem, plan)
     return trace(
@@ -161,6 +166,7 @@ def host_arguments(case: Case, problem: Problem, plan: Schedule, blocks: int) ->
         "words": weights.pack(case.codes, problem.b_dtype).ravel().view(np.uint32),
         "scales": case.scales.ravel(),
         **({"zeros": case.zeros.ravel()} if problem.zeros else {}),
+        **({"bias": case.bias} if problem.bias else {}),
         "c": problem.a_dtype.carry(np.full(m * n, np.nan)),
         "workspace": np.full(shared.workspace_bytes // F32_BYTES, np.nan, np.float32),
         "counters": np.zeros(shared.counters, np.int32),
