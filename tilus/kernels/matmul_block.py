@@ -99,10 +99,11 @@ class Kernel:
         self.threads = 32 * plan.warps * plan.teams
         # so many parts are multiplied while the next one's weights are lifted
         self.pending = 2 if plan.block_m <= NARROW else 1
-        # The next step's first weights may take the registers of this one's once those are free:
-        # when as many parts as may be pending came after the first.
+        # The next step's first weights may take the registers of this one's if those are free by
+        # then: when as many parts as may be pending came after the first, or others are multiplied.
+        self.overlaps = plan.warpgroups and not self.folds
         parts = self.panels * self.depth_of_team // self.part
-        self.overlaps = plan.warpgroups and not self.folds and parts > self.pending
+        self.spares = parts <= self.pending and not self.scales_weights
 
     def parameters(self) -> list[Pointer | Integer]:
         of = self.problem.a_dtype
@@ -160,7 +161,8 @@ class Kernel:
         done, at, unit = Walk(t, work), Cursor(t, plan.stages), t.let(0)
         feed.begin()
         # weights of the next step are lifted while those of one are still multiplied
-        following = self.no_weights(t) if feed.slack and self.overlaps else None
+        first = self.no_weights(t) if feed.slack and self.overlaps else None
+        following = self.no_weights(t) if first is not None and self.spares else first
 
         def turn_to_unit() -> None:
             with t.when(unit < work.units):
@@ -178,9 +180,11 @@ class Kernel:
             depth = t.let(minimum(work.steps - done.step, work.units - unit))
             for _ in t.range(0, depth):
                 place = t.let(at.place)
-                self.multiply(t, ring, place, sums, following, turn_to_next)
+                if first is not following:
+                    t.assign(first, following)
+                self.multiply(t, ring, place, sums, first, turn_to_next)
                 feed.release(place)
-                if following is None:
+                if first is None:
                     turn_to_next()
             self.end_tile(t, p, feed, scratch, slab, work, done, equal(depth, work.steps), sums)
             done.next_tile(t)
