@@ -36,7 +36,12 @@ class Abreast(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """`pytest -n 3`: what is IN_TURN in one process, and the other files where there is room."""
+    """`pytest -n 3`: what is IN_TURN in one process, and the other files where there is room.
+
+    On a GPU `-n 16 --dist worksteal` gives every test to whoever is free.
+    """
+    if config.getvalue("dist") != "load":
+        return None
     config.option.loadscopereorder = False
     return Abreast(config, log)
 
