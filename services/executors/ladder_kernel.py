@@ -38,7 +38,8 @@ CHIP = SimpleNamespace(
 )
 LOWERING = {"tir.use_async_copy": True, "tir.disable_cse_tir": True}
 PROPOSALS = 40  # tilings that its own search is asked for, at most
-FLAGS = ("-O3", "-std=c++17", "--ptxas-options=-v", "-w", "-cubin")
+FLAGS = ("-O3", "-std=c++17", "-w", "-frandom-seed=0")
+PLACE = r"_INTERNAL_[0-9a-f]{8}"
 CLASSES = frozenset(("Module", "Tensor"))  # of PyTorch, that the package derives from or names
 
 
@@ -208,14 +209,25 @@ def wanted_hint(kernel, given):
 
 
 def compiled(folder: Path, arch: str):
-    """What nvcc says of source.cu, and its version; kernel.cubin is its result."""
+    """What nvcc says of source.cu, and its version; kernel.cubin is its result.
+
+    It goes by way of PTX, where the folder, of which nvcc makes a part of a name, can be left out.
+    """
     includes = [f"-I{TILELANG / 'src'}", f"-I{ROOT / 'cutlass' / 'include'}"]
-    command = ["nvcc", *FLAGS, f"-arch={arch}", *includes, "source.cu", "-o", "kernel.cubin"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    nvcc(folder, *FLAGS, f"-arch={arch}", *includes, "-ptx", "source.cu", "-o", "kernel.ptx")
+    text = (folder / "kernel.ptx").read_text()
+    (folder / "kernel.ptx").write_text(re.sub(PLACE, "_INTERNAL_00000000", text))
+    options = (f"-arch={arch}", "--ptxas-options=-v", "-cubin")
+    said = nvcc(folder, *options, "kernel.ptx", "-o", "kernel.cubin").stderr
+    return said, re.search(r"V([\d.]+)", nvcc(folder, "--version").stdout)[1]
+
+
+def nvcc(folder: Path, *arguments: str):
+    """Run it in a folder, and end with what it says if it fails."""
+    done = subprocess.run(["nvcc", *arguments], capture_output=True, text=True, cwd=folder)
     if done.returncode:
         sys.exit(done.stderr)
-    asked = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True)
-    return done.stderr, re.search(r"V([\d.]+)", asked.stdout)[1]
+    return done
 
 
 def extents(attributes, kind: str):
