@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A shell where every compiled kernel is a folder to look into. Usage: bash enter.sh
-# Or a command about the store: ls, show, verify, gc, export, import. Usage: bash enter.sh -h
+# Or a command about the store: ls, show, verify, gc, compile, export, import. Usage: bash enter.sh -h
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$here/.venv/bin/python

@@ -202,6 +202,12 @@ def peers_of_project() -> dict[str, list[str]]:
     return found
 
 
+def travelling(peers: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The peers that are needed where there is a GPU; of the others only kernels are."""
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    return {name: peers[name] for name in peers if name not in tool["tilus-fleet"]["compiling"]}
+
+
 def carried(peers: dict[str, list[str]], wheels: Path) -> dict[str, list[str]]:
     """The peers whose wheels are all in the folder."""
     there = {package_of(path) for path in wheels.glob("*.whl")}
@@ -238,7 +244,8 @@ def download(folder: Path, python: str, extras: set[str], *, with_peers: bool) -
         if package_of(path) in HEAVY | {"numpy"}:
             path.unlink()
     if with_peers:
-        needs = sorted({need for needs in peers_of_project().values() for need in needs})
+        peers = travelling(peers_of_project())
+        needs = sorted({need for needs in peers.values() for need in needs})
         subprocess.run([*command, "--no-deps", *needs], check=True, stdout=sys.stderr)
     size = sum(path.stat().st_size for path in folder.glob("*.whl"))
     say(f"{folder}: {len(list(folder.glob('*.whl')))} wheels, {size >> 20} MiB")

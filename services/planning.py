@@ -143,10 +143,17 @@ def _measured(request: RunRequest, cells: Iterable[Cell], fleet: Fleet) -> Work:
         specs = _candidates(request, cell, executor)
         keys = [executor.key(spec) for spec in specs]
         done = None if request.fresh else finished(records, cell, keys, request.uuid)
-        for key, spec in zip(keys, specs, strict=True):
-            if done is None and key not in compiles:
-                compiles[key] = compile_task(key, spec, fleet.store)
-        missing = tuple(compiles[k].id for k in keys if done is None and not compiles[k].stored)
+        needed = {}
+        if done is None:
+            needed = {
+                key: compiles.get(key) or compile_task(key, spec, fleet.store)
+                for key, spec in zip(keys, specs, strict=True)
+            }
+        missing = tuple(task.id for task in needed.values() if not task.stored)
+        if missing and executor.absence() is not None:
+            unmeasured[cell.executor] += 1
+            continue
+        compiles |= needed
         measures.append(measure_task(request, cell, specs, keys, missing, stored=done is not None))
     return Work([*compiles.values(), *measures], unmeasured)
 

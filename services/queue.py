@@ -34,6 +34,9 @@ MAINTENANCE_SECONDS = 5
 RESULT_SECONDS = 3600
 # How often a worker asks for a server that is away, and the pauses between in seconds: 20 in all.
 ASKS, FIRST_PAUSE, LONGEST_PAUSE = 25, 0.05, 1.0
+# How long a server that is there may take to answer, in seconds: of one that vanished with its host
+# or its container no word may come at all. Workers wait on purpose, for less than this.
+ANSWER_SECONDS = 15.0
 SUBMITTING = "tilus:submitting"
 
 LIVE = frozenset(
@@ -89,10 +92,13 @@ class FleetQueue(Queue):
 def connect(url: str, password: str = "", asks: int = 3) -> Redis:
     """A connection to the Redis at `url`: redis://, rediss:// or unix://.
 
-    A server that is away is asked again `asks` times before that is an error.
+    A server that is away, or says nothing for ANSWER_SECONDS, is asked again `asks` times before
+    that is an error.
     """
-    pauses = ExponentialBackoff(cap=LONGEST_PAUSE, base=FIRST_PAUSE)
-    return Redis.from_url(url, password=password or None, retry=Reconnect(pauses, asks))
+    retry = Reconnect(ExponentialBackoff(cap=LONGEST_PAUSE, base=FIRST_PAUSE), asks)
+    return Redis.from_url(
+        url, password=password or None, retry=retry, socket_timeout=ANSWER_SECONDS
+    )
 
 
 def measure_queue(gpu: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from services.executors import ladder
 from services.settings import ROOT
 
 NEEDED = ("run.sh", "pyproject.toml", "services", "scripts")
@@ -207,6 +208,12 @@ def test_the_peers_of_the_project_are_pinned(setup):
     peers = setup.peers_of_project()
     assert peers["humming"][0] == "humming-kernels==0.1.19"
     assert peers["public-tilus"][0] == "tilus==0.2.0"
+    assert peers["ladder"][0] == f"{ladder.PACKAGE}=={ladder.VERSION}"
+
+
+def test_of_a_peer_that_compiles_ahead_no_wheel_travels(setup):
+    peers = setup.peers_of_project()
+    assert {*setup.travelling(peers)} == {*peers} - {"ladder"}
 
 
 @pytest.mark.parametrize(
@@ -232,6 +239,7 @@ def test_wheels_for_measuring_leave_the_tests_out_and_bring_the_peers(
     if with_peers:
         assert "--no-deps" in asked[1]
         assert {"humming-kernels==0.1.19", "tilus==0.2.0", "apache-tvm-ffi==0.1.12"} <= {*asked[1]}
+        assert not any("bitblas" in one for one in asked[1])
     left = {setup.package_of(path) for path in tmp_path.glob("*.whl")}
     assert left == ({"rq", "tilus"} if with_peers else {"rq"})
 

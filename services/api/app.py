@@ -4,6 +4,8 @@ import asyncio
 import hmac
 import math
 import shutil
+import sys
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -179,9 +181,13 @@ async def _resume_for_ever(fleet: Fleet, watched: set[str]) -> None:
 
 
 def _resume(identity: str, fleet: Fleet, watched: set[str]) -> None:
+    """Go on with one run; what is wrong with it stops no other, nor the next try."""
     try:
         plan = runs.find(identity, fleet.settings)
         if plan is None or not runs.resume(plan, fleet):
             watched.discard(identity)
     except RedisError:
         return
+    except Exception:
+        print(f"run {identity} cannot be gone on with:", file=sys.stderr)
+        traceback.print_exc()

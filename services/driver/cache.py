@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from services.driver import ahead
 from services.driver.shelf import title
 from services.revision import revision
+from services.selection import BadRequest
 from services.settings import Settings, load
 from services.store import Damaged, Folder, Unreachable, bundle, open_store, upkeep
 
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> int:
     command: Command = options.command
     try:
         return command(open_store(settings), options, settings)
-    except (Refused, Damaged, Unreachable, bundle.BadBundle, OSError) as error:
+    except (Refused, BadRequest, Damaged, Unreachable, bundle.BadBundle, OSError) as error:
         print(f"enter.sh: {error}", file=sys.stderr)
         return FAILED
 
@@ -65,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--max-bytes", type=size, default=math.inf, metavar="20G")
     one.add_argument("--max-age", type=span, default=math.inf, metavar="30d", help="since last use")
     one.add_argument("--dry-run", action="store_true", help="only say what would go")
+    ahead.add_flags(add("compile", ahead.compiled, "what the cells of a figure would try, no GPU"))
     one = add("export", exported, "write artifacts into one file that travels")
     one.add_argument("file", type=Path)
     one.add_argument("keys", nargs="*", metavar="KEY", help=FIRST_DIGITS)

@@ -162,7 +162,7 @@ def _reason(cell: Cell, record: Record | None, executors: Mapping[str, Executor]
     executor = executors.get(cell.executor)
     if executor is None:
         return "there is no such executor here"
-    return executor.refusal(cell.workload) or "it was not measured"
+    return executor.refusal(cell.workload) or executor.absence() or "it was not measured"
 
 
 def _us(milliseconds: float | None) -> float | None:

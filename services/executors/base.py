@@ -92,6 +92,9 @@ class Executor(Protocol):
     def name(self) -> str:
         """The name that cells and records use."""
 
+    def absence(self) -> str | None:
+        """Why nothing can be compiled here, so that the store must have it; None if it can."""
+
     def refusal(self, workload: Workload) -> str | None:
         """Why this workload cannot be run; None if it can."""
 

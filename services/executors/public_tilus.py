@@ -52,6 +52,11 @@ BLOCKS = 528  # four on each of 132 multiprocessors
 TRIED = 16
 
 
+def absence() -> str | None:
+    """What it lacks is a refusal: its kernels' keys name the packages that are here."""
+    return None
+
+
 def refusal(workload: Workload) -> str | None:
     """Its types are ours but for some floats; n and k fill tiles, groups are whole steps."""
     missing = peer.absence(name, PACKAGE)

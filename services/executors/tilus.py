@@ -26,6 +26,11 @@ KERNEL = "quantized_matmul"
 CHECK_SEED = 1
 
 
+def absence() -> str | None:
+    """Its compiler is part of every installation."""
+    return None
+
+
 def refusal(workload: Workload) -> str | None:
     """It takes f16 activations and every weight of 1 to 8 bits; zero points only with integers."""
     if workload.a_dtype != "float16":

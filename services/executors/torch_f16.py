@@ -6,6 +6,11 @@ from services.messages import KernelSpec, Workload
 name = "torch-f16"
 
 
+def absence() -> str | None:
+    """There is nothing to compile."""
+    return None
+
+
 def refusal(workload: Workload) -> str | None:
     """It multiplies f16 by f16 and nothing else."""
     if workload.a_dtype == workload.b_dtype == "float16":

@@ -70,6 +70,11 @@ SPLITS = (1, 2, 4, 8)
 BLOCKS = 528  # four on each of 132 multiprocessors: enough in flight, few partial sums
 
 
+def absence() -> str | None:
+    """Where it is not installed a compile job says so."""
+    return None
+
+
 def refusal(workload: Workload) -> str | None:
     """It takes f16 activations, u8 and u4 weights, groups of a multiple of 128 rows."""
     if workload.a_dtype != "float16" or workload.b_dtype not in BITS:

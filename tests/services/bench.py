@@ -30,6 +30,9 @@ class Scripted:
     def __init__(self, specs):
         self.specs = specs
 
+    def absence(self):
+        return None
+
     def refusal(self, workload):
         return None
 

@@ -25,6 +25,10 @@ class Fake:
     def __init__(self, name: str, log: Path):
         self.name = name
         self.log = log
+        self.lacks = None
+
+    def absence(self):
+        return self.lacks
 
     def refusal(self, workload):
         return group_refusal(workload)

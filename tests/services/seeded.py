@@ -8,6 +8,7 @@ BASE, FOLDER = "services/store/base.py", "services/store/folder.py"
 REMOTE, CACHED = "services/store/remote.py", "services/store/cached.py"
 UPKEEP, BUNDLE = "services/store/upkeep.py", "services/store/bundle.py"
 PEER, PUBLIC = "services/executors/peer.py", "services/executors/public_tilus.py"
+LADDER, LADDER_TESTS = "services/executors/ladder.py", ("tests/services/test_ladder.py",)
 HUMMING, TABLE = "services/executors/humming.py", "services/driver/table.py"
 SELECTION = "services/selection.py"
 PEER_TESTS = ("tests/services/test_peers.py",)
@@ -52,6 +53,27 @@ def of_page(name: str) -> tuple[str, ...]:
 
 # fmt: off
 BUGS = [
+    Bug(LADDER, ".swapaxes(2, 3)", "", "neighbours are stored in order", LADDER_TESTS),
+    Bug(LADDER, "flipped = flipped ^ (1 << (bits - 1))", "pass",
+        "signed codes are stored as they are", LADDER_TESTS),
+    Bug(LADDER, "PACKAGE, VERSION]", "PACKAGE, str(peer.versions(peer.home(name)))]",
+        "a key is of the package that is here", LADDER_TESTS),
+    Bug(LADDER, "if m % block_m == 0 and n % block_n == 0 and", "if",
+        "a tiling may have a rest", LADDER_TESTS),
+    Bug(LADDER, "[each.T.contiguous() for each in (scales, zeros)]",
+        "[each.contiguous() for each in (scales, zeros)]",
+        "scales are row by row of k", LADDER_TESTS),  # needs PyTorch
+    Bug(LADDER, "found[PACKAGE] != VERSION", "False",
+        "another version compiles under this key", LADDER_TESTS),
+    Bug("services/planning.py", "if missing and executor.absence() is not None:", "if False:",
+        "what cannot be compiled is queued", ("tests/services/test_runs.py",)),
+    Bug("services/planning.py", "if missing and executor.absence() is not None:",
+        "if executor.absence() is not None:",
+        "what the store has is not measured", ("tests/services/test_runs.py",)),
+    Bug("services/driver/ahead.py", "            failed += 1\n", "",
+        "a kernel that cannot be compiled ahead is no failure",
+        ("tests/services/test_cache.py::"
+         "test_what_cannot_be_compiled_ahead_has_a_line_and_the_rest_goes_on",)),
     Bug(BASE, "if found == name else f\"these", "if found else f\"these",
         "an object need not have its digest", STORE_TESTS),
     Bug(BASE, "if digest(text).encode() != expected:", "if not expected:",
@@ -204,6 +226,12 @@ BUGS = [
         "an API that is about to end takes work", STANDING_TESTS),
     Bug("services/api/app.py", "        if resumes:", "        if False:",
         "what was accepted before a restart is forgotten", STANDING_TESTS),
+    Bug("services/api/app.py", "    except Exception:\n", "    except RuntimeError:\n",
+        "one run that cannot be gone on with is the end of all", STANDING_TESTS),
+    Bug("services/queue.py", ", socket_timeout=ANSWER_SECONDS", "",
+        "a server that vanished is waited for for ever",
+        ("tests/services/test_queue.py::"
+         "test_a_server_that_says_nothing_is_not_waited_for_for_ever",)),
     Bug("services/api/app.py", " and not runs.is_cancelled(plan, fleet)", "",
         "what was taken back comes again", STANDING_TESTS),
     Bug("services/api/app.py", "if plan.created_at > since and", "if",

@@ -9,10 +9,12 @@ import pytest
 from services.building import build_kernel
 from services.compiler.jobs import check_kernel
 from services.driver import cache
+from services.executors import EXECUTORS
+from services.experiments import FIGURES
 from services.settings import ROOT
 from services.store import Folder
 from tests.services.artifacts import age, overwrite
-from tests.services.fake import Fake, spec
+from tests.services.fake import Fake, built, spec
 
 
 @pytest.fixture
@@ -142,3 +144,27 @@ def test_enter_sh_hands_commands_on(store, tmp_path):
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "here.tar").exists()
     assert all(verb in done.stdout for verb in ("ls", "show", "verify", "gc", "export", "import"))
+
+
+def test_what_a_figure_would_try_is_compiled_ahead_once(store, capsys, monkeypatch, tmp_path):
+    fake = Fake("ladder", tmp_path / "ahead")
+    monkeypatch.setitem(EXECUTORS, "ladder", fake)
+    asked = ("compile", "--executors", "ladder", "--dtypes", "u4")
+    code, out, _ = said(capsys, *asked)
+    shapes = {c.workload for c in FIGURES[9].cells if c.workload.b_dtype == "uint4"}
+    wanted = {spec.key() for shape in shapes for spec in fake.candidates(shape, "sm_90")}
+    assert code == 0 and {line.split()[0] for line in out.splitlines()} == wanted
+    assert all(Folder(store.root).get_manifest(key) for key in wanted)
+    assert said(capsys, *asked) == (0, "", "") and len(built(fake.log)) == len(wanted)
+
+
+def test_what_cannot_be_compiled_ahead_has_a_line_and_the_rest_goes_on(
+    store, capsys, monkeypatch, home
+):
+    code, out, _ = said(capsys, "compile", "--executors", "ladder", "--dtypes", "u1")
+    lines = out.splitlines()
+    assert code == 1 and len(lines) > 6
+    assert all(line.startswith("failed  ladder ") for line in lines)
+    assert "bitblas is not installed here: bash run.sh peers" in lines[0]
+    code, _, err = said(capsys, "compile", "--figure", "12")
+    assert code == 1 and "of whole models" in err

@@ -1,13 +1,16 @@
 import json
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeout
 from rq.job import JobStatus
 
+from services import queue
 from services.batch import TRIES, FleetJob
 from services.messages import JobRequest
 from services.notes import waiting, write
@@ -237,3 +240,14 @@ def test_a_job_calls_nobody_back(house, tmp_path):
 def test_a_request_for_a_job_is_data():
     with pytest.raises(ValueError, match="extra"):
         JobRequest.model_validate({"kind": "compile", "spec": spec(), "source": "int main() {}"})
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_for_ever(monkeypatch):
+    """As one whose container was killed: the connection is there, and nobody at its end."""
+    monkeypatch.setattr(queue, "ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connection = queue.connect(f"redis://127.0.0.1:{silent.getsockname()[1]}", asks=1)
+        began = time.monotonic()
+        with connection, pytest.raises(RedisTimeout):
+            connection.ping()
+        assert 0.4 <= time.monotonic() - began < 5

@@ -110,6 +110,23 @@ def test_a_measurement_waits_for_exactly_its_missing_kernels(fleet):
     assert sum(len(job.args[0]) for job in deferred) == len(measures)
 
 
+def test_what_cannot_be_compiled_here_is_measured_if_the_store_has_all_of_it(fleet):
+    fleet.executors["triton"].lacks = "its compiler is not installed here"
+    plan = planning.plan(MEASURED, fleet)
+    cells = sum(cell.executor == "triton" for cell in FIGURES[9].cells)
+    assert plan.missing["triton"] == cells
+    assert not any("triton" in task.title for task in plan.tasks)
+
+    shape = next(cell.workload for cell in FIGURES[9].cells if cell.executor == "triton")
+    for spec in fleet.executors["triton"].candidates(shape, "sm_90"):
+        build_kernel(spec, fleet.store, fleet.executors, "abc")
+    plan = planning.plan(MEASURED, fleet)
+    assert plan.missing["triton"] < cells
+    found = [task for task in plan.tasks if "triton" in task.title]
+    assert {task.kind for task in found} == {"compile", "measure"}
+    assert all(task.stored or not task.after for task in found)
+
+
 def test_a_finished_measurement_is_not_repeated_unless_fresh_numbers_are_wanted(fleet):
     plan = planning.plan(MEASURED, fleet)
     first = next(task for task in plan.tasks if task.kind == "measure")

@@ -49,6 +49,25 @@ def test_it_goes_on_with_what_was_accepted_before_it_began(fleet, soon):
     assert queued(fleet) > 0
 
 
+def test_a_run_that_cannot_be_gone_on_with_stops_no_other(fleet, soon, monkeypatch, capsys):
+    bad = accepted(fleet).id
+    good = planning.plan(REQUEST.model_copy(update={"dtypes": ("u8",)}), fleet)
+    runs.start(good, fleet)
+    fleet.connection.flushall()
+    resume, tried = runs.resume, []
+
+    def sometimes(plan, fleet):
+        tried.append(plan.id)
+        if plan.id == bad or tried.count(plan.id) == 1:
+            raise ValueError("this run is not as it should be")
+        return resume(plan, fleet)
+
+    monkeypatch.setattr(runs, "resume", sometimes)
+    assert queued(fleet) > 0
+    assert tried.count(bad) > 1 and tried.count(good.id) > 1
+    assert f"run {bad} cannot be gone on with:" in capsys.readouterr().err
+
+
 def test_one_that_a_driver_starts_leaves_that_to_the_driver(fleet, soon):
     accepted(fleet)
     assert queued(fleet, resumes=False, seconds=0.5) == 0

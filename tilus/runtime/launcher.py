@@ -51,7 +51,9 @@ def enter(device: int) -> None:
 class LoadedKernel:
     """A kernel on the GPU. Calling it launches it: pointers as ints, numbers as NumPy scalars."""
 
-    def __init__(self, cubin: bytes, entry: str, threads: int, shared_bytes: int) -> None:
+    def __init__(
+        self, cubin: bytes, entry: str, threads: int | tuple[int, int, int], shared_bytes: int
+    ) -> None:
         Device().set_current()
         self._kernel = ObjectCode.from_cubin(cubin).get_kernel(entry)
         self._threads, self._shared_bytes = threads, shared_bytes
