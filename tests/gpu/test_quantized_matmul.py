@@ -17,7 +17,7 @@ def error_of(parameters: dict, m: int, n: int, k: int, blocks: int, launches: in
     case = q.random_case(problem, m, n, k, np.random.default_rng(m + n + k))
     arguments = q.host_arguments(case, problem, plan, blocks)
     for _ in range(launches):
-        arguments["c"][...] = np.nan
+        arguments["c"] = problem.a_dtype.carry(np.full(m * n, np.nan))
         run_on_gpu(q.program(**parameters), arguments)
         assert not arguments["counters"].any()
     return q.relative_error(q.result(arguments, problem, m, n), case.reference(problem))

@@ -431,7 +431,7 @@ BUGS = [
         "t.allocate_register(f32, column, 0.0)", "what flipping signs adds is left in", MATMUL),
     Bug(KERNEL, "begun.popleft()(self.pending)", "begun.popleft()(self.pending + 1)",
         "a part is folded while it is being multiplied", MATMUL),
-    Bug(KERNEL, "self.spares = parts <= self.pending and not", "self.spares = False and not",
+    Bug(KERNEL, "self.scales_weights or parts > self.pending", "True",
         "weights are overwritten while they are multiplied", MATMUL),
     Bug(KERNEL, "t.mul(t.neg(zero), scale)", "t.mul(zero, scale)",
         "zero points are added to weights", MATMUL),

@@ -101,9 +101,11 @@ class Kernel:
         self.pending = 2 if plan.block_m <= NARROW else 1
         # The next step's first weights may take the registers of this one's if those are free by
         # then: when as many parts as may be pending came after the first, or others are multiplied.
-        self.overlaps = plan.warpgroups and not self.folds
+        # A second tile by turns is none: the C++ compiler, to which products are done at once, would
+        # put both into the same registers.
         parts = self.panels * self.depth_of_team // self.part
-        self.spares = parts <= self.pending and not self.scales_weights
+        free = self.scales_weights or parts > self.pending
+        self.overlaps = plan.warpgroups and not self.folds and free
 
     def parameters(self) -> list[Pointer | Integer]:
         of = self.problem.a_dtype
@@ -161,8 +163,7 @@ class Kernel:
         done, at, unit = Walk(t, work), Cursor(t, plan.stages), t.let(0)
         feed.begin()
         # weights of the next step are lifted while those of one are still multiplied
-        first = self.no_weights(t) if feed.slack and self.overlaps else None
-        following = self.no_weights(t) if first is not None and self.spares else first
+        following = self.no_weights(t) if feed.slack and self.overlaps else None
 
         def turn_to_unit() -> None:
             with t.when(unit < work.units):
@@ -180,11 +181,9 @@ class Kernel:
             depth = t.let(minimum(work.steps - done.step, work.units - unit))
             for _ in t.range(0, depth):
                 place = t.let(at.place)
-                if first is not following:
-                    t.assign(first, following)
-                self.multiply(t, ring, place, sums, first, turn_to_next)
+                self.multiply(t, ring, place, sums, following, turn_to_next)
                 feed.release(place)
-                if first is None:
+                if following is None:
                     turn_to_next()
             self.end_tile(t, p, feed, scratch, slab, work, done, equal(depth, work.steps), sums)
             done.next_tile(t)
