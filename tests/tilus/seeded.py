@@ -432,6 +432,8 @@ BUGS = [
     Bug(KERNEL, "begun.popleft()(self.pending)", "begun.popleft()(self.pending + 1)",
         "a part is folded while it is being multiplied", MATMUL),
     Bug(KERNEL, "self.scales_weights or parts > self.pending", "True",
+        "registers of products in flight are written", ("tests/tilus/test_in_flight.py",)),
+    Bug(KERNEL, "self.scales_weights or parts > self.pending", "True",
         "weights are overwritten while they are multiplied", MATMUL),
     Bug(KERNEL, "t.mul(t.neg(zero), scale)", "t.mul(zero, scale)",
         "zero points are added to weights", MATMUL),
