@@ -101,8 +101,8 @@ class Kernel:
         self.pending = 2 if plan.block_m <= NARROW else 1
         # The next step's first weights may take the registers of this one's if those are free by
         # then: when as many parts as may be pending came after the first, or others are multiplied.
-        # A second tile by turns is none: the C++ compiler, to which products are done at once, would
-        # put both into the same registers.
+        # A second tile by turns is none: the C++ compiler takes products for done at once and puts
+        # both into the same registers.
         parts = self.panels * self.depth_of_team // self.part
         free = self.scales_weights or parts > self.pending
         self.overlaps = plan.warpgroups and not self.folds and free
