@@ -44,7 +44,7 @@ ARITHMETIC = "tilus/prelude/common/arithmetic.cuh"
 MATMUL_ISA, KERNEL = "tilus/isa/matmul.py", "tilus/kernels/matmul_block.py"
 FEED = "tilus/kernels/feed.py"
 ACTIVATIONS, PROBLEM = "tilus/kernels/activations.py", "tilus/kernels/problem.py"
-DIVISION = "tilus/kernels/division.py"
+DIVISION, DIVIDED = "tilus/kernels/division.py", ("tests/tilus/test_division.py",)
 SHARED, DRAWING = "tilus/shared_layout.py", "tilus/inspect/drawing.py"
 WHERE, OCCUPANCY = "tilus/where.py", "tilus/occupancy.py"
 ISA = ("tests/tilus/test_isa.py",)
@@ -409,7 +409,7 @@ BUGS = [
         "self.raw_panel())), (0, 0))",
         "teams' sums are added before they are there", MATMUL),
     Bug(DIVISION, "(1 - WASTE) * places <= tiles", "WASTE * places <= tiles",
-        "most multiprocessors left idle", MATMUL),
+        "most multiprocessors left idle", DIVIDED),
     Bug("tilus/isa/warpgroup.py", "every // (layout.threads // count)", "every // layout.threads",
         "parts need not be warpgroups' own", ISA),
     Bug("tilus/isa/warpgroup.py", "THREAD // (self.a.layout.threads // self.count)",
@@ -465,13 +465,13 @@ BUGS = [
     Bug(PROBLEM, "product = product + self.numbers(problem, self.bias)", "pass",
         "the reference has no bias", FOLLOWED),
     Bug(DIVISION, "more * (self.work.blocks - 1)", "more * self.work.blocks",
-        "turns leave tiles out", MATMUL),
-    Bug(DIVISION, "maximum(tiles // blocks, 1) - 1", "tiles // blocks", "more turns than tiles",
-        MATMUL),
+        "turns leave tiles out", DIVIDED),
+    Bug(DIVISION, "maximum(tiles // blocks, 1) - 1", "tiles // blocks", "no whole tile is shared out",
+        DIVIDED),
     Bug(DIVISION, "band * high + within % here", "within % here", "every band is the first",
-        MATMUL),
+        DIVIDED),
     Bug(DIVISION, "t.let(maximum(minimum(high, work.rows - band * high), 1))", "high",
-        "the last band is as high as the others", MATMUL),
+        "the last band is as high as the others", DIVIDED),
     Bug("tilus/runtime/nvrtc.py", "[*flags, NOTHING_KEPT,", "[*flags,",
         "the compiler's cache says nothing of registers", ("tests/tilus/test_nvrtc.py",)),
     Bug(CASTS, '"floats_bounded_to_f16", pair, needs=("sm_86",)', '"floats_to_f16", pair',
@@ -479,7 +479,7 @@ BUGS = [
     Bug(DIVISION, "t.set(self.turn, self.turn ^ 1)", "t.set(self.turn, 0)",
         "phases of the ring are not told apart", MATMUL),
     Bug(DIVISION, "minimum(unit, self.cut) // (self.least + 1) + beyond //",
-        "minimum(unit, self.cut) // self.least + beyond //", "the wrong block's share", MATMUL),
+        "minimum(unit, self.cut) // self.least + beyond //", "the wrong block's share", DIVIDED),
     Bug(CASTS, "np.uint16(1 << lift_place", "np.uint16(2 << lift_place",
         "lifted integers off by a factor of 2", CAST_TESTS),
     Bug(CASTS, "most = f16.mantissa + 1 - source.bits", "most = f16.mantissa + 2 - source.bits",
