@@ -466,7 +466,7 @@ BUGS = [
         "the reference has no bias", FOLLOWED),
     Bug(DIVISION, "more * (self.work.blocks - 1)", "more * self.work.blocks",
         "turns leave tiles out", DIVIDED),
-    Bug(DIVISION, "maximum(tiles // blocks, 1) - 1", "tiles // blocks", "no whole tile is shared out",
+    Bug(DIVISION, "maximum(tiles // blocks, 1) - 1", "tiles // blocks", "no tile of a turn is shared",
         DIVIDED),
     Bug(DIVISION, "band * high + within % here", "within % here", "every band is the first",
         DIVIDED),
